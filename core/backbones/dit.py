@@ -1,0 +1,282 @@
+"""A diffusion transformer (DiT, Peebles and Xie 2023) for grids of any number of axes: sound, images, video.
+
+The sample ``(batch, channels, *grid)`` is cut into patches. Tokens attend to each other with rotary positions in
+physical units; time and the conditions of the whole sample act through adaLN-zero; a context sequence acts through
+cross-attention, or as tokens in front of the others. At initialisation the output is zero.
+
+Tokens that share a time form a group, ``(batch, groups, tokens of a group, width)``: one group where time is per
+sample, one per frame where it is per frame. Modulation is computed once per group.
+
+The blocks are alike: ``for block in net.blocks: block.compile()`` compiles one for all, in a fraction of the time that
+``torch.compile(net)`` takes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .layers import MLP, Attention, LabelEmbedding, ScalarEmbedding, TimeEmbedding, layer_norm, modulate
+from .positions import Rotary, grid_positions, rotary
+
+SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}  # width, depth, heads
+
+
+class Block(nn.Module):
+    """Self-attention, cross-attention where there is a context, and MLP: residuals that start at zero."""
+
+    def __init__(self, width: int, heads: int, hidden: int, cross: bool) -> None:
+        super().__init__()
+        self.modulation = nn.Linear(width, 6 * width)
+        self.attention = Attention(width, heads)
+        self.cross_attention = Attention(width, heads) if cross else None
+        self.mlp = MLP(width, hidden)
+
+    def forward(
+        self,
+        x: Tensor,
+        c: Tensor,
+        rotary: Rotary,
+        keys: Tensor | None = None,
+        context: Tensor | None = None,
+        context_keys: Tensor | None = None,
+    ) -> Tensor:
+        """``x``: (batch, groups, tokens, width); ``c``: (batch, groups, 1, width); keys: (batch, 1, 1, tokens)."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c).chunk(6, dim=-1)
+        tokens = modulate(x, shift1, scale1).flatten(1, 2)
+        x = torch.addcmul(x, gate1, self.attention(tokens, mask=keys, rotary=rotary).view_as(x))
+        if self.cross_attention is not None:
+            tokens = layer_norm(x).flatten(1, 2)
+            x = x + self.cross_attention(tokens, context, mask=context_keys).view_as(x)
+        return torch.addcmul(x, gate2, self.mlp(modulate(x, shift2, scale2)))
+
+
+class DiT(nn.Module):
+    """``forward(x, t, cond, previous)``: (batch, channels, *grid) to the same shape and dtype.
+
+    ``t`` in [0, 1] is one number, (batch,), (batch, frames), or otherwise left-aligned with the grid; a token has the
+    highest time of its elements. Conditions, all optional, others are ignored; "not given" is a missing key, -1 for a
+    label, NaN for a number, a NaN vector in the context:
+
+        mask        real elements, boolean, left-aligned with the grid, e.g. (batch, frames)
+        label       class, (batch,), or k of them, (batch, k)
+        <scalar>    each number named in ``scalars``, (batch,), standardised
+        context     a sequence (batch, length, context_dim), with context_mask (batch, length)
+        spacing     distance between neighbouring elements along each axis, (batch, axes)
+
+    ``t`` and ``mask`` may also be aligned with the sample, with one channel: (batch, 1, *grid). Padding has no effect
+    on real elements and is zero in the output. A grid that patches do not divide is padded inside.
+
+    Args:
+        channels: channels of the sample.
+        patch: elements of a patch along each axis; its length is the number of axes.
+        size: width, depth and heads by the DiT paper's name: S, B, L or XL. Each may also be given.
+        mlp_ratio: hidden width of the MLP over the width.
+        labels: number of classes.
+        scalars: names of the numbers that it is conditioned on.
+        context_dim: width of the context sequence.
+        in_context: put the context in front of the tokens instead of cross-attending to it. Its tokens have no
+            positions, and the highest time of the sample.
+        self_condition: take ``previous``, the last estimate of x0 (zeros where None), as further channels.
+        spacing: distance between neighbouring elements, e.g. (seconds, pixels, pixels), where a sample gives none.
+        wavelengths: the shortest and longest rotary wavelength of each axis in units of ``spacing``; by default 6 and
+            6000 patches.
+        checkpointing: recompute the blocks in the backward pass, to save memory.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        patch: Sequence[int] = (2, 2),
+        size: str = "S",
+        width: int | None = None,
+        depth: int | None = None,
+        heads: int | None = None,
+        mlp_ratio: float = 4.0,
+        labels: int | None = None,
+        scalars: Sequence[str] = (),
+        context_dim: int | None = None,
+        in_context: bool = False,
+        self_condition: bool = False,
+        spacing: Sequence[float] | None = None,
+        wavelengths: Sequence[tuple[float, float]] | None = None,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if size not in SIZES:
+            raise ValueError(f"unknown size {size!r}. Choices: {', '.join(SIZES)}")
+        width, depth, heads = width or SIZES[size][0], depth or SIZES[size][1], heads or SIZES[size][2]
+        self.channels, self.heads = channels, heads
+        self.patch = tuple(patch)
+        self.spacing = tuple(spacing) if spacing is not None else (1.0,) * len(self.patch)
+        if wavelengths is None:
+            wavelengths = [(6 * n * d, 6000 * n * d) for n, d in zip(self.patch, self.spacing, strict=True)]
+        self.wavelengths = [(shortest, longest) for shortest, longest in wavelengths]
+        if not len(self.patch) == len(self.spacing) == len(self.wavelengths):
+            raise ValueError(f"{len(self.patch)} axes need as many spacings and wavelengths")
+        self.in_context, self.self_condition, self.checkpointing = in_context, self_condition, checkpointing
+
+        elements = math.prod(self.patch)
+        self.embed = nn.Linear(elements * channels * (2 if self_condition else 1), width)
+        self.time = TimeEmbedding(width)
+        self.label = LabelEmbedding(labels, width) if labels is not None else None
+        self.scalars = ScalarEmbedding(scalars, width) if scalars else None
+        self.context = nn.Linear(context_dim, width) if context_dim is not None else None
+        if context_dim is not None:
+            self.null_context = nn.Parameter(torch.empty(1, 1, width))
+        cross = context_dim is not None and not in_context
+        self.blocks = nn.ModuleList(Block(width, heads, round(mlp_ratio * width), cross) for _ in range(depth))
+        self.modulation = nn.Linear(width, 2 * width)
+        self.output = nn.Linear(width, elements * channels)
+        self.reset_parameters()
+
+        names = [f"n{i}" for i in range(len(self.patch))], [f"p{i}" for i in range(len(self.patch))]
+        tokens, grid = f"b ({' '.join(names[0])}) ({' '.join(names[1])} c)", " ".join(map("({} {})".format, *names))
+        self._split, self._join = f"b c {grid} -> {tokens}", f"{tokens} -> b c {grid}"
+        self._sizes = dict(zip(names[1], self.patch, strict=True))
+
+    def reset_parameters(self) -> None:
+        """Xavier-uniform layers, small embeddings, and zeros wherever a residual or the output begins."""
+        for name, parameter in self.named_parameters():
+            starts_at_zero = "modulation" in name or name == "output.weight"
+            if starts_at_zero or name.endswith(("bias", "cross_attention.output.weight")):
+                nn.init.zeros_(parameter)
+            elif name.endswith("_norm.weight"):
+                nn.init.ones_(parameter)
+            elif "null" in name or name.startswith(("time.", "label.")):
+                nn.init.normal_(parameter, std=0.02)
+            else:
+                nn.init.xavier_uniform_(parameter)
+
+    def forward(
+        self, x: Tensor, t: float | Tensor, cond: Mapping[str, Any] | None = None, previous: Tensor | None = None
+    ) -> Tensor:
+        if x.ndim != 2 + len(self.patch) or x.shape[1] != self.channels:
+            raise ValueError(f"expected (batch, {self.channels}, {len(self.patch)} axes), got {tuple(x.shape)}")
+        cond = cond or {}
+        batch, grid, dtype = x.shape[0], x.shape[2:], x.dtype
+        counts = [-(-size // patch) for size, patch in zip(grid, self.patch, strict=True)]
+        mask = self._on_grid("mask", cond["mask"], x) if "mask" in cond else None
+        keys = None
+        if mask is not None:
+            keys = self._over_patches(mask, grid).expand(batch, *counts).flatten(1)
+        times = self._times(t, mask, x, counts)
+        tokens = self.embed(self._tokens(x, mask, previous))
+        positions = grid_positions(counts, self._steps(cond), x.device)
+
+        context, context_keys, front = None, None, 0
+        if self.context is not None:
+            context, context_keys = self._context(cond, batch)
+            if self.in_context:
+                front = context.shape[1]
+                if times.shape[1] > 1:  # every token becomes a group of its own
+                    times = times.repeat_interleave(tokens.shape[1] // times.shape[1], dim=1)
+                    times = torch.cat((times.amax(1, keepdim=True).expand(-1, front), times), dim=1)
+                keys = torch.ones_like(tokens[..., 0], dtype=torch.bool) if keys is None else keys
+                keys = torch.cat((context_keys, keys), dim=1)
+                tokens = torch.cat((context, tokens), dim=1)
+                positions = F.pad(positions, (0, 0, front, 0))
+                context = context_keys = None
+
+        c = self._condition(times, cond, batch)
+        tables = rotary(positions, tokens.shape[-1] // self.heads, self.wavelengths)
+        tables = (tables[0].to(tokens.dtype), tables[1].to(tokens.dtype))
+        h = tokens.unflatten(1, (times.shape[1], tokens.shape[1] // times.shape[1]))
+        for block in self.blocks:
+            arguments = (h, c, tables, _broadcast(keys), context, _broadcast(context_keys))
+            if self.checkpointing and torch.is_grad_enabled():
+                h = checkpoint(block, *arguments, use_reentrant=False)
+            else:
+                h = block(*arguments)
+
+        shift, scale = self.modulation(c).chunk(2, dim=-1)
+        out = self.output(modulate(h, shift, scale).flatten(1, 2)[:, front:])
+        out = rearrange(out, self._join, **self._sizes, **{f"n{i}": n for i, n in enumerate(counts)})
+        out = out[(..., *(slice(size) for size in grid))].to(dtype)
+        return out if mask is None else torch.where(mask.unsqueeze(1), out, 0)
+
+    def _on_grid(self, name: str, values: Tensor, x: Tensor) -> Tensor:
+        """Per-sample or per-element values as (batch or 1, *axes), axes of size 1 where they do not vary."""
+        if values.ndim == x.ndim and values.shape[1] == 1:
+            values = values.squeeze(1)
+        shape = (values.shape or (1,)) + (1,) * (x.ndim - 1 - max(values.ndim, 1))
+        fits = zip(shape, (x.shape[0], *x.shape[2:]), strict=False)
+        if len(shape) != x.ndim - 1 or any(size not in (1, full) for size, full in fits):
+            raise ValueError(f"{name} of shape {tuple(values.shape)} does not align with a sample {tuple(x.shape)}")
+        return values.reshape(shape)
+
+    def _over_patches(self, values: Tensor, grid: Sequence[int]) -> Tensor:
+        """The maximum of (batch, *axes) over each patch; axes of size 1 stay."""
+        for axis, patch in enumerate(self.patch, start=1):
+            if values.shape[axis] > 1 and patch > 1:
+                missing = -grid[axis - 1] % patch
+                values = F.pad(values, (0, 0) * (values.ndim - 1 - axis) + (0, missing))
+                values = values.unflatten(axis, (-1, patch)).amax(axis + 1)
+        return values
+
+    def _times(self, t: float | Tensor, mask: Tensor | None, x: Tensor, counts: Sequence[int]) -> Tensor:
+        """One time for each group of tokens, (batch or 1, groups); the time of padding has no effect."""
+        t = self._on_grid("t", torch.as_tensor(t, device=x.device), x)
+        if mask is not None:
+            alike = [axis for axis in range(1, t.ndim) if t.shape[axis] == 1]
+            t = torch.where(mask.amax(alike, keepdim=True) if alike else mask, t, 0)
+        t = self._over_patches(t, x.shape[2:])
+        varying = [axis for axis in range(1, t.ndim) if t.shape[axis] > 1]
+        leading = counts[: max(varying, default=0)]
+        return t.reshape(t.shape[: 1 + len(leading)]).expand(-1, *leading).reshape(t.shape[0], math.prod(leading))
+
+    def _tokens(self, x: Tensor, mask: Tensor | None, previous: Tensor | None) -> Tensor:
+        """Patches, (batch, tokens, elements of a patch x channels), zero at padding."""
+        if self.self_condition:
+            x = torch.cat((x, torch.zeros_like(x) if previous is None else previous.to(x.dtype)), dim=1)
+        if mask is not None:
+            x = torch.where(mask.unsqueeze(1), x, 0)
+        missing = [-size % patch for size, patch in zip(x.shape[2:], self.patch, strict=True)]
+        if any(missing):
+            x = F.pad(x, [n for size in reversed(missing) for n in (0, size)])
+        return rearrange(x, self._split, **self._sizes).to(self.embed.weight.dtype)
+
+    def _steps(self, cond: Mapping[str, Any]) -> Sequence[float] | Tensor:
+        """The distance between neighbouring tokens along each axis."""
+        if "spacing" not in cond:
+            return [n * distance for n, distance in zip(self.patch, self.spacing, strict=True)]
+        spacing = cond["spacing"]
+        return torch.where(spacing.isnan(), spacing.new_tensor(self.spacing), spacing) * spacing.new_tensor(self.patch)
+
+    def _condition(self, times: Tensor, cond: Mapping[str, Any], batch: int) -> Tensor:
+        """What modulates each group: (batch or 1, groups, 1, width)."""
+        c = self.time(times)
+        if self.label is not None:
+            label = cond["label"] if "label" in cond else torch.full((batch,), -1, device=times.device)
+            c = c + self.label(label).unsqueeze(1)
+        if self.scalars is not None:
+            c = c + self.scalars(cond, batch).unsqueeze(1)
+        return F.silu(c).unsqueeze(2)
+
+    def _context(self, cond: Mapping[str, Any], batch: int) -> tuple[Tensor, Tensor]:
+        """The context as (batch, 1 + length, width), a learned token first, and which of its tokens are given."""
+        assert self.context is not None
+        tokens = self.null_context.expand(batch, -1, -1)
+        given = torch.ones_like(tokens[..., 0], dtype=torch.bool)
+        if "context" in cond:
+            context = cond["context"]
+            present = ~context.isnan().any(-1)
+            if "context_mask" in cond:
+                present = present & cond["context_mask"]
+            context = torch.where(present.unsqueeze(-1), context, 0).to(self.context.weight.dtype)
+            context = self.context(layer_norm(context))
+            tokens = torch.cat((tokens.to(context.dtype), context), dim=1)
+            given = torch.cat((given, present), dim=1)
+        return tokens, given
+
+
+def _broadcast(keys: Tensor | None) -> Tensor | None:
+    """(batch, keys) against (batch, heads, queries, keys)."""
+    return None if keys is None else keys[:, None, None]

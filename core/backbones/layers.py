@@ -1,0 +1,138 @@
+"""The small layers that networks share: embeddings of times, labels and scalars, modulation, attention, MLP.
+
+Tokens are ``(batch, tokens, width)``. Every layer works in float32, float64 and bfloat16 and under autocast, has no
+data-dependent control flow, and therefore compiles into one graph.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .positions import Rotary, rotate
+
+
+def fourier_features(values: Tensor, dim: int, low: float, high: float) -> Tensor:
+    """``[cos(w v), sin(w v)]`` at ``dim / 2`` angular frequencies, geometric from ``low`` to ``high``: ``(..., dim)``.
+
+    Computed in the precision of ``values``, at least float32: a time in bfloat16 would be off by 0.4 %.
+    """
+    values = values.to(torch.promote_types(values.dtype, torch.float32))
+    powers = torch.arange(dim // 2, dtype=values.dtype, device=values.device) / max(dim // 2 - 1, 1)
+    angles = values.unsqueeze(-1) * (low * torch.exp(powers * math.log(high / low)))
+    return torch.cat((angles.cos(), angles.sin()), dim=-1)
+
+
+def layer_norm(x: Tensor) -> Tensor:
+    """LayerNorm over the last dimension with nothing learned. On CPUs, forward and backward, about 3 times as fast as
+    ``F.rms_norm`` in float32 and bfloat16, which is why attention uses it too."""
+    return F.layer_norm(x, x.shape[-1:], eps=1e-6)
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Adaptive LayerNorm (Peebles and Xie 2023): ``layer_norm(x) (1 + scale) + shift``."""
+    return torch.addcmul(shift, layer_norm(x), 1 + scale)
+
+
+class TimeEmbedding(nn.Module):
+    """Times in [0, 1] of any shape to vectors ``(*shape, width)``."""
+
+    def __init__(self, width: int, features: int = 256) -> None:
+        super().__init__()
+        self.features = features
+        self.input = nn.Linear(features, width)
+        self.output = nn.Linear(width, width)
+
+    def forward(self, t: Tensor) -> Tensor:
+        features = fourier_features(t, self.features, 1.0, 1000.0).to(self.input.weight.dtype)
+        return self.output(F.silu(self.input(features)))
+
+
+class LabelEmbedding(nn.Module):
+    """Class labels, -1 = not given, to vectors ``(batch, width)``. Several labels a sample, ``(batch, k)``, are
+    averaged; "not given" is a learned vector."""
+
+    def __init__(self, labels: int, width: int) -> None:
+        super().__init__()
+        self.labels = labels
+        self.table = nn.Embedding(labels + 1, width)
+
+    def forward(self, label: Tensor) -> Tensor:
+        rows = torch.where(label < 0, self.labels, label)
+        return self.table(rows.reshape(rows.shape[0], -1)).mean(1)
+
+
+class ScalarEmbedding(nn.Module):
+    """Named numbers of a sample, NaN or absent = not given, to vectors ``(batch, width)``.
+
+    Values should be standardised (about unit variance); each missing one is a learned vector of features.
+    """
+
+    def __init__(self, names: Sequence[str], width: int, features: int = 64) -> None:
+        super().__init__()
+        self.names, self.features = tuple(names), features
+        self.null = nn.Parameter(torch.empty(len(self.names), features))
+        self.input = nn.Linear(len(self.names) * features, width)
+        self.output = nn.Linear(width, width)
+
+    def forward(self, cond: Mapping[str, Tensor], batch: int) -> Tensor:
+        weight = self.input.weight
+        absent = torch.full((batch,), math.nan, device=weight.device)
+        values = torch.stack([cond.get(name, absent).reshape(batch) for name in self.names], dim=1)
+        missing = values.isnan().unsqueeze(-1)
+        features = fourier_features(values.nan_to_num(0.0), self.features, 0.1, 10.0).to(weight.dtype)
+        features = torch.where(missing, self.null, features)
+        return self.output(F.silu(self.input(features.flatten(1))))
+
+
+class MLP(nn.Module):
+    """Two layers with a GELU between. The exact GELU: its tanh approximation costs 3 times as much on CPUs."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.input = nn.Linear(width, hidden, bias=False)
+        self.output = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output(F.gelu(self.input(x)))
+
+
+class Attention(nn.Module):
+    """Attention of ``x`` to ``context``, to itself without one; queries and keys are normalised within each head with a
+    learned gain (QK-norm, Dehghani et al. 2023), so that scores stay bounded.
+
+    ``mask`` is boolean, broadcasts to ``(batch, heads, queries, keys)``, True where a key may be seen. ``rotary`` turns
+    queries and keys alike, so it is for self-attention.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"a width of {width} does not divide into {heads} heads")
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.query_norm = nn.LayerNorm(width // heads, eps=1e-6, bias=False)
+        self.key_norm = nn.LayerNorm(width // heads, eps=1e-6, bias=False)
+        self.output = nn.Linear(width, width, bias=False)
+
+    def forward(
+        self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None, rotary: Rotary | None = None
+    ) -> Tensor:
+        if context is None:
+            q, k, v = self._heads(self.qkv(x), 3)
+        else:
+            width = x.shape[-1]
+            (q,) = self._heads(F.linear(x, self.qkv.weight[:width]), 1)
+            k, v = self._heads(F.linear(context, self.qkv.weight[width:]), 2)
+        q, k = self.query_norm(q), self.key_norm(k)
+        if rotary is not None:
+            q, k = rotate(q, rotary), rotate(k, rotary)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.output(out.transpose(1, 2).flatten(2))
+
+    def _heads(self, x: Tensor, count: int) -> tuple[Tensor, ...]:
+        return x.unflatten(-1, (count, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)

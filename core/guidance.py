@@ -1,0 +1,164 @@
+"""Guidance: two denoisers, and a step from the weaker estimate through the better one and beyond.
+
+    x0 = weak + scale (main - weak)
+
+A guided denoiser is a denoiser: it wraps one and can be wrapped again. Everything is said of the estimate of x0; the
+noise follows from it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .conditioning import STRUCTURE, null
+from .denoiser import Denoise, implied_noise
+from .predictions import Estimate, scale_like
+from .registry import Registry
+from .samples import Cond, Sample, Time, align_left, batch_size, map_parts
+from .schedules import Schedule
+
+GUIDANCE: Registry[Guidance] = Registry("guidance")
+
+
+class Guidance(ABC):
+    """A denoiser guided away from a weaker one.
+
+    Args:
+        denoise: the denoiser to guide.
+        scale: 1 is no guidance, 0 the weak estimate.
+        interval: guide only where ``low < sigma / alpha <= high`` (Kynkaanniemi et al. 2024); None: everywhere.
+        rescale: how far, from 0 to 1, to bring the standard deviation of the guided estimate back to that of the main
+            one (Lin et al. 2024, eq. 15-16).
+        schedule: by default the denoiser's own.
+    """
+
+    def __init__(
+        self,
+        denoise: Denoise,
+        scale: float,
+        interval: tuple[float, float] | None = None,
+        rescale: float = 0.0,
+        schedule: Schedule | None = None,
+    ) -> None:
+        schedule = getattr(denoise, "schedule", None) if schedule is None else schedule
+        if schedule is None:
+            raise ValueError("guidance needs a schedule: this denoiser has none of its own")
+        if interval is not None and not 0 <= interval[0] < interval[1]:
+            raise ValueError(f"interval must be 0 <= low < high, in units of sigma / alpha, got {tuple(interval)}")
+        if not 0 <= rescale <= 1:
+            raise ValueError(f"rescale must lie in [0, 1], got {rescale}")
+        self.denoise, self.schedule = denoise, schedule
+        self.scale, self.interval, self.rescale = scale, interval, rescale
+
+    @abstractmethod
+    def pair(self, x: Sample, t: Time, cond: Cond | None, previous: Sample | None) -> tuple[Sample, Sample]:
+        """The main and the weak estimate of x0."""
+
+    def __call__(self, x: Sample, t: Time, cond: Cond | None = None, previous: Sample | None = None) -> Estimate:
+        if self.scale == 1 or self._outside(t):
+            return self.denoise(x, t, cond, previous)
+        main, weak = self.pair(x, t, cond, previous)
+        mask = (cond or {}).get("mask")
+
+        def guide(main: Tensor, weak: Tensor, time: Any) -> Tensor:
+            guided = torch.lerp(weak, main, self._scale_at(time, main))
+            if not self.rescale:
+                return guided
+            ratio = _std(main, mask) / _std(guided, mask).clamp(min=1e-12)
+            return guided * align_left(1 + self.rescale * (ratio - 1), guided)
+
+        x0 = map_parts(guide, main, weak, t)
+        return Estimate(x0, lambda: implied_noise(x, x0, t, self.schedule))
+
+    def _inside(self, t: Any) -> Tensor:
+        low, high = self.interval  # type: ignore[misc]
+        ratio = torch.exp(-self.schedule.log_snr(t) / 2)
+        return (low < ratio) & (ratio <= high)
+
+    def _outside(self, t: Time) -> bool:
+        """Whether no element can be guided, so that one call is enough; times per element are not looked into."""
+        one = not isinstance(t, Tensor) or t.ndim == 0
+        return self.interval is not None and one and not hasattr(t, "items") and not bool(self._inside(t))
+
+    def _scale_at(self, t: Any, like: Tensor) -> float | Tensor:
+        if self.interval is None:
+            return self.scale
+        return scale_like(torch.where(self._inside(t), self.scale, 1.0), like)
+
+
+def _std(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Standard deviation of each sample, over its real elements where the mask fits: ``(batch,)``."""
+    if mask is None or mask.shape != x.shape[: mask.ndim]:
+        return x.flatten(1).std(1, correction=0)
+    keep = align_left(mask.to(x), x).expand_as(x).flatten(1)
+    x, count = x.flatten(1), keep.sum(1).clamp(min=1)
+    mean = (x * keep).sum(1) / count
+    return (((x - mean[:, None]) ** 2 * keep).sum(1) / count).sqrt()
+
+
+@GUIDANCE.register("classifier_free")
+class ClassifierFree(Guidance):
+    """Classifier-free guidance (Ho and Salimans 2022): the weak estimate has its conditions left out.
+
+    Both estimates come from one call of a doubled batch.
+
+    Args:
+        keep: names of conditions that the weak estimate keeps.
+    """
+
+    def __init__(
+        self,
+        denoise: Denoise,
+        scale: float = 2.0,
+        interval: tuple[float, float] | None = None,
+        rescale: float = 0.0,
+        keep: Sequence[str] = (),
+        schedule: Schedule | None = None,
+    ) -> None:
+        super().__init__(denoise, scale, interval, rescale, schedule)
+        self.keep = tuple(keep)
+
+    def pair(self, x: Sample, t: Time, cond: Cond | None, previous: Sample | None) -> tuple[Sample, Sample]:
+        without = null(cond, self.keep)
+        if cond is None or without is None or all(without[name] is cond[name] for name in cond):
+            given = ", ".join(name for name in cond or {} if name not in STRUCTURE) or "none"
+            raise ValueError(f"classifier-free guidance needs a condition to leave out; given: {given}")
+        both = {name: torch.cat([v, without[name]]) if isinstance(v, Tensor) else v for name, v in cond.items()}
+        count = batch_size(x)
+        doubled = self.denoise(_twice(x, count), _twice(t, count), both, _twice(previous, count)).x0
+        return doubled[:count], doubled[count:]
+
+
+def _twice(value: Any, count: int) -> Any:
+    """A batch of ``count`` after itself; what has no batch dimension of that size serves both halves."""
+    batched = getattr(value, "ndim", 0) > 0 and len(value) == count
+    return torch.cat([value, value]) if batched else value
+
+
+@GUIDANCE.register("autoguidance")
+class Autoguidance(Guidance):
+    """Autoguidance (Karras et al. 2024b): the weak estimate is a smaller or less trained denoiser's.
+
+    Args:
+        guide: the weak denoiser, of the same schedule.
+    """
+
+    def __init__(
+        self,
+        denoise: Denoise,
+        guide: Denoise,
+        scale: float = 2.0,
+        interval: tuple[float, float] | None = None,
+        rescale: float = 0.0,
+        schedule: Schedule | None = None,
+    ) -> None:
+        super().__init__(denoise, scale, interval, rescale, schedule)
+        self.guide = guide
+
+    def pair(self, x: Sample, t: Time, cond: Cond | None, previous: Sample | None) -> tuple[Sample, Sample]:
+        return self.denoise(x, t, cond, previous).x0, self.guide(x, t, cond, previous).x0

@@ -1,0 +1,171 @@
+"""The denoising objective: any prediction, weighting and time distribution.
+
+    L = E_t E_x0 E_noise  weight(t) |output(alpha x0 + sigma noise, t) - target|^2
+
+which is DDPM, score matching, rectified flow or EDM according to the three names it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..denoiser import Denoiser
+from ..predictions import scale_like
+from ..randomness import StepRandomness
+from ..registry import Registry
+from ..samples import WHOLE, Cond, Sample, Time, known_at_zero, map_parts, parts, pick
+from ..spaces import Space
+from .times import TIME_DISTRIBUTIONS
+from .weightings import WEIGHTINGS
+
+OBJECTIVES: Registry[Any] = Registry("objective")
+
+
+@dataclass(frozen=True)
+class Example:
+    """A batch ready for training.
+
+    Attributes:
+        x0: the clean sample.
+        space: its space, holding this batch's masks.
+        cond: conditions, with the mask under ``mask``.
+        known: boolean, by part, left-aligned with the sample; elements given at t = 0. None: nothing is known.
+    """
+
+    x0: Sample
+    space: Space
+    cond: Cond
+    known: Sample | None = None
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Losses of one batch: ``total`` and each of ``parts`` are ``(batch,)``; ``t`` is the batch's time."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
+    t: Tensor
+
+
+class Uncertainty(nn.Module):
+    """The learned log-variance of each part's loss at each noise level (Karras et al. 2024, eq. 21): the loss becomes
+    ``loss / exp(u) + u``, which balances noise levels and parts."""
+
+    frequencies: Tensor
+    phases: Tensor
+
+    def __init__(self, names: list[str], features: int = 64) -> None:
+        super().__init__()
+        self.names = names
+        normal = torch.randn(features, generator=torch.Generator().manual_seed(0))
+        self.register_buffer("frequencies", 2 * torch.pi * normal)
+        self.register_buffer("phases", 2 * torch.pi * torch.rand(features, generator=torch.Generator().manual_seed(1)))
+        self.head = nn.Linear(features, len(names))
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, log_snr: Tensor) -> dict[str, Tensor]:
+        level = log_snr.clamp(-20, 20).float()[:, None] / 8
+        values = self.head(torch.cos(level * self.frequencies + self.phases) * 2**0.5)
+        return dict(zip(self.names, values.unbind(1), strict=True))
+
+
+@OBJECTIVES.register("denoising")
+class Denoising(nn.Module):
+    """Denoising, per part and per sample.
+
+    Args:
+        weighting: a name, or one for each part.
+        times: the distribution of training times.
+        part_weights: how much each part counts; 1 where not named.
+        self_condition: probability that a step feeds the network its own first estimate of x0.
+        uncertainty: learn the loss's scale at each noise level; needs the names of the parts ("" for a single tensor).
+        stratified: spread the times evenly over the global batch.
+        time_axes: leading axes after the batch with times of their own (1: each frame), for diffusion forcing.
+        time_min: times below it are raised to it, away from the infinite signal-to-noise ratio of t = 0.
+        couple: ``couple(x0, noise, space) -> noise``: pairs noise with data (optimal transport, rotation).
+    """
+
+    def __init__(
+        self,
+        weighting: Any = "output",
+        times: Any = "uniform",
+        part_weights: Mapping[str, float] | None = None,
+        self_condition: float = 0.0,
+        uncertainty: list[str] | None = None,
+        stratified: bool = True,
+        time_axes: int = 0,
+        time_min: float = 1e-4,
+        couple: Callable[[Sample, Sample, Space], Sample] | None = None,
+    ) -> None:
+        super().__init__()
+        by_part = isinstance(weighting, Mapping) and "name" not in weighting
+        self.weighting = (
+            {part: WEIGHTINGS.build(one) for part, one in weighting.items()} if by_part else WEIGHTINGS.build(weighting)
+        )
+        self.times = TIME_DISTRIBUTIONS.build(times)
+        self.part_weights = dict(part_weights or {})
+        self.self_condition = self_condition
+        self.uncertainty = Uncertainty(list(uncertainty)) if uncertainty else None
+        self.stratified, self.time_axes, self.time_min, self.couple = stratified, time_axes, time_min, couple
+
+    def draw_times(self, example: Example, denoiser: Denoiser, random: StepRandomness) -> Tensor:
+        """Times ``(batch, *first time_axes)``, float64 on the CPU."""
+        u = random.uniform(self.stratified)
+        if self.time_axes:
+            shape = next(iter(parts(example.x0).values())).shape[1 : 1 + self.time_axes]
+            own = torch.stack([torch.rand(shape, generator=g, dtype=torch.float64) for g in random.generators])
+            own.flatten(1)[:, 0] = 0  # each element is uniform, the first of them stratified
+            u = (own + u.reshape(-1, *[1] * len(shape))) % 1
+        return self.times(u, denoiser.schedule).clamp(self.time_min, 1.0)
+
+    def forward(self, denoiser: Denoiser, example: Example, random: StepRandomness) -> Losses:
+        t = self.draw_times(example, denoiser, random)
+        noise = example.space.noise(example.x0, random.generators)
+        if self.couple is not None:
+            noise = self.couple(example.x0, noise, example.space)
+        previous_wanted = self.self_condition > 0 and random.coin(self.self_condition)
+        return self.at(denoiser, example, t, noise, previous_wanted)
+
+    def at(self, denoiser: Denoiser, example: Example, t: Tensor, noise: Sample, self_condition: bool) -> Losses:
+        """The losses at given times and noise (what held-out evaluation calls)."""
+        schedule = denoiser.schedule
+        times = known_at_zero(t, example.known, example.x0)
+
+        def noisy(x0: Tensor, eps: Tensor, time: Tensor) -> Tensor:
+            alpha, sigma = schedule.alpha_sigma(time)
+            return scale_like(alpha, x0) * x0 + scale_like(sigma, x0) * eps
+
+        x = map_parts(noisy, example.x0, noise, times)
+        previous = self._first_estimate(denoiser, x, times, example.cond) if self_condition else None
+        output = denoiser.output(x, times, example.cond, previous)
+        alpha, sigma = schedule.alpha_sigma(t)
+        errors: dict[str, Tensor] = {}
+        for name, part in parts(x).items():
+            prediction = denoiser.part_prediction(name)
+            alpha_x, sigma_x = schedule.alpha_sigma(pick(times, name))
+            error = prediction.error(
+                part, pick(output, name), pick(example.x0, name), pick(noise, name), alpha_x, sigma_x
+            )
+            weight = pick(self.weighting, name)(t, schedule, prediction.x0_per_output(alpha, sigma))
+            errors[name] = error * scale_like(weight, error)
+        losses = (
+            {WHOLE: example.space.mean(errors[WHOLE])} if isinstance(x, Tensor) else example.space.mean(errors)  # type: ignore[dict-item]
+        )
+        scales = self.uncertainty(schedule.log_snr(t.flatten(1)[:, 0] if t.ndim > 1 else t)) if self.uncertainty else {}
+        total = torch.zeros_like(next(iter(losses.values())))
+        for name, loss in losses.items():
+            log_variance = scales[name].to(loss) if name in scales else None
+            scaled = loss if log_variance is None else loss * torch.exp(-log_variance) + log_variance
+            total = total + self.part_weights.get(name, 1.0) * scaled
+        return Losses(total, losses, t)
+
+    @staticmethod
+    @torch.no_grad()
+    def _first_estimate(denoiser: Denoiser, x: Sample, t: Time, cond: Cond) -> Sample:
+        return denoiser.estimate(x, t, denoiser.output(x, t, cond, None)).x0

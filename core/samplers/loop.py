@@ -1,0 +1,253 @@
+"""The one loop that all sampling goes through, and ``generate``, which runs it to its end."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from ..denoiser import Denoise, FunctionDenoiser, UnderSchedule
+from ..grids import Rule, check_grid, make_grid, shorten
+from ..predictions import Estimate, scale_like
+from ..randomness import generator, sample_generators
+from ..samples import Cond, Sample, Time, align_left, batch_size, known_at_zero, map_parts, parts, pick
+from ..schedules import SCHEDULES, Schedule
+from ..spaces import Euclidean, Product, Space
+from .sampler import SAMPLERS, BoundDenoise, Sampler, State
+
+
+@dataclass(slots=True)
+class Step:
+    """What one step of sampling gave.
+
+    Attributes:
+        index: which step, from 0.
+        steps: of how many.
+        t: its time of departure; 0-d, or per element.
+        s: its time of arrival.
+        x: the sample at time s.
+        x0: the estimate of the clean sample that led there.
+    """
+
+    index: int
+    steps: int
+    t: Tensor
+    s: Tensor
+    x: Sample
+    x0: Sample
+
+
+def sample(
+    sampler: Sampler,
+    denoise: Denoise,
+    x: Sample,
+    grid: Tensor,
+    *,
+    schedule: Schedule,
+    space: Space | None = None,
+    cond: Cond | None = None,
+    generators: Sequence[Generator] | None = None,
+    known: Sample | None = None,
+    known_x0: Sample | None = None,
+) -> Iterator[Step]:
+    """Sampling, step by step.
+
+    Args:
+        sampler: the solver.
+        denoise: the denoiser.
+        x: the sample at time ``grid[0]`` (``noised`` makes one).
+        grid: times, float64, ``(steps + 1, *time)``; ``*time`` is left-aligned with the sample.
+        schedule: the schedule of ``grid`` and of ``denoise``.
+        space: where the sample lives; every step ends with a projection onto it.
+        cond: conditions, batch-first tensors by name.
+        generators: one for each sample; needed where the sampler is stochastic.
+        known: boolean, left-aligned with the sample, part by part: elements that are given. The denoiser sees them
+            clean, at t = 0, and every step returns them bit by bit.
+        known_x0: the sample that holds the known values; they must lie in the space.
+
+    Yields:
+        A ``Step`` for each step, the last at time ``grid[-1]``.
+
+    Raises:
+        ValueError: a grid that rises, no generators where noise is drawn, known values outside the space.
+    """
+    grid = check_grid(grid)
+    if sampler.stochastic and generators is None:
+        raise ValueError("a stochastic sampler needs one generator for each sample")
+    if (known is None) != (known_x0 is None):
+        raise ValueError("known and known_x0 go together")
+    if grid.ndim > 1 and (device := next(iter(parts(x).values())).device).type != "mps":  # mps has no float64
+        grid = grid.to(device)  # once, so that no step waits for a copy
+    space = default_space(x) if space is None else space
+    settle: Callable[[Sample], Sample] = space.project
+    if known is not None and known_x0 is not None:
+        impose = _imposing(space, known, known_x0)
+        x, denoise, settle = impose(x), _seeing(denoise, known, impose), _settling(space, impose)
+    moves = sampler.plan(schedule, grid) if len(grid) > 1 else []
+
+    def bound(x: Sample, t: Tensor, previous: Sample | None) -> Estimate:
+        return denoise(x, t, cond, previous)
+
+    def noise() -> Sample:
+        return space.noise(x, generators or ())
+
+    return _walk(sampler, bound, x, grid.unbind(0), moves, noise, settle)
+
+
+def _walk(
+    sampler: Sampler,
+    denoise: BoundDenoise,
+    x: Sample,
+    times: Sequence[Tensor],
+    moves: Sequence[Any],
+    noise: Callable[[], Sample],
+    settle: Callable[[Sample], Sample],
+) -> Iterator[Step]:
+    state = State()
+    for index, move in enumerate(moves):
+        x, state = sampler.step(denoise, x, move, state, noise)
+        x = settle(x)
+        yield Step(index, len(moves), times[index], times[index + 1], x, state.x0)
+
+
+def _imposing(space: Space, known: Sample, known_x0: Sample) -> Callable[[Sample], Sample]:
+    """A function that puts the known elements back, bit by bit."""
+    for name, projected in parts(space.project(known_x0)).items():
+        clean, own = pick(known_x0, name), pick(known, name)
+        moved = torch.where(align_left(own, clean), (projected - clean).abs(), 0.0).amax()
+        if bool(moved > 1e-3 * clean.abs().amax().clamp(min=1)):
+            raise ValueError(f"known values{name and f' of {name}'} do not lie in the space: a projection moves them")
+
+    def impose(part: Tensor, clean: Tensor, own: Tensor) -> Tensor:
+        return torch.where(align_left(own, part), clean, part)
+
+    return lambda x: map_parts(impose, x, known_x0, known)
+
+
+def _seeing(denoise: Denoise, known: Sample, impose: Callable[[Sample], Sample]) -> Denoise:
+    """A denoiser that sees known elements clean, at t = 0."""
+
+    def given(x: Sample, t: Time, cond: Cond | None = None, previous: Sample | None = None) -> Estimate:
+        return denoise(impose(x), known_at_zero(t, known, x), cond, previous)
+
+    return given
+
+
+def _settling(space: Space, impose: Callable[[Sample], Sample]) -> Callable[[Sample], Sample]:
+    """The projection; known elements are put back before it too, for it may be anchored by them."""
+    return lambda x: impose(space.project(impose(x)))
+
+
+def default_space(x: Sample) -> Space:
+    """All of R^n, part by part."""
+    return Euclidean() if isinstance(x, Tensor) else Product({name: Euclidean() for name in parts(x)})
+
+
+def noised(x0: Sample, noise: Sample, t: Time, schedule: Schedule) -> Sample:
+    """``alpha(t) x0 + sigma(t) noise``."""
+
+    def one(clean: Tensor, eps: Tensor, time: Any) -> Tensor:
+        alpha, sigma = schedule.alpha_sigma(time)
+        return scale_like(alpha, clean) * clean + scale_like(sigma, clean) * eps
+
+    return map_parts(one, x0, noise, t)
+
+
+def trajectory(
+    denoise: Denoise | Callable[..., Sample],
+    x: Sample,
+    *,
+    schedule: Schedule | str | Mapping[str, Any] | None = None,
+    sampler: Sampler | str | Mapping[str, Any] = "dpmpp_2m",
+    grid: Tensor | Rule | str | Mapping[str, Any] = "uniform",
+    steps: int | None = None,
+    seeds: int | Sequence[int] | None = None,
+    space: Space | None = None,
+    cond: Cond | None = None,
+    known: Sample | None = None,
+    strength: float = 1.0,
+) -> Iterator[Step]:
+    """Sampling from noise, step by step, with everything by name or as an object.
+
+    Args:
+        denoise: a denoiser, or any ``f(x, t) -> x0``.
+        x: gives shape, dtype and device; holds the known values, and the start where ``strength`` is less than 1.
+        schedule: by default the denoiser's own, else ``flow``. A denoiser trained under another schedule is seen
+            through ``UnderSchedule``.
+        sampler: the solver.
+        grid: a rule, or the times themselves.
+        steps: how many, 50 by default; left out where ``grid`` holds the times.
+        seeds: one for each sample, or one for the batch (sample i is then the i-th of that seed's); None draws one
+            from torch's global generator.
+        space: where the sample lives; all of R^n by default.
+        cond: conditions, batch-first tensors by name.
+        known: boolean, left-aligned with the sample, part by part: elements of ``x`` that are given.
+        strength: where in time to start: 1 is noise alone, less starts from ``x`` with that much noise (SDEdit), 0
+            has no steps.
+
+    Raises:
+        ValueError: unknown names or options, and what ``sample`` raises.
+    """
+    own = getattr(denoise, "schedule", None)
+    schedule = SCHEDULES.build(schedule if schedule is not None else own if own is not None else "flow")
+    denoiser = _as_denoiser(denoise, schedule)
+    if own is not None and not _same(own, schedule):
+        denoiser = UnderSchedule(denoiser, own, schedule)
+    grid = shorten(make_grid(grid, steps, schedule), strength)
+    generators = _generators(seeds, batch_size(x))
+    home = default_space(x) if space is None else space
+    noise = home.noise(x, generators)
+    # From noise alone alpha(t) x is left out, also where the schedule's alpha(1) is not quite 0. Times per element
+    # may hold clean elements, which are theirs to keep.
+    clean = x if strength < 1 or grid.ndim > 1 else map_parts(torch.zeros_like, x)
+    return sample(
+        SAMPLERS.build(sampler),
+        denoiser,
+        noised(clean, noise, grid[0], schedule),
+        grid,
+        schedule=schedule,
+        space=home,
+        cond=cond,
+        generators=generators,
+        known=known,
+        known_x0=None if known is None else x,
+    )
+
+
+def generate(denoise: Denoise | Callable[..., Sample], x: Sample, **options: Any) -> Sample:
+    """The sample at the end of ``trajectory(denoise, x, **options)``, without gradients.
+
+    ``generate(denoise, torch.zeros(16, 3, 32, 32), sampler="dpmpp_2m", steps=20, seeds=0)``
+    """
+    with torch.no_grad():
+        for step in trajectory(denoise, x, **options):
+            x = step.x
+    return x
+
+
+def _generators(seeds: int | Sequence[int] | None, count: int) -> list[Generator]:
+    if seeds is None:
+        seeds = int(torch.randint(1 << 62, ()))
+    if isinstance(seeds, int):
+        return sample_generators(seeds, range(count))
+    if len(seeds) != count:
+        raise ValueError(f"{count} samples need as many seeds, got {len(seeds)}")
+    return [generator(seed) for seed in seeds]
+
+
+def _same(one: Schedule, other: Schedule) -> bool:
+    t = torch.linspace(0, 1, 17, dtype=torch.float64)
+    return one is other or (one.scaling == other.scaling and torch.equal(one.log_snr(t), other.log_snr(t)))
+
+
+def _as_denoiser(denoise: Any, schedule: Schedule) -> Denoise:
+    """What can be called as ``denoise(x, t, cond, previous)``; anything else is an ``f(x, t) -> x0``."""
+    try:
+        inspect.signature(denoise.forward if isinstance(denoise, nn.Module) else denoise).bind(None, None, None, None)
+    except TypeError:
+        return FunctionDenoiser(denoise, schedule)
+    return denoise

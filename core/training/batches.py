@@ -1,0 +1,76 @@
+"""The batches of a run, made one step ahead of their use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
+
+import torch
+from torch import Generator
+
+from ..objectives import Example
+from ..randomness import StepRandomness
+from .order import BatchOrder
+
+
+class TrainingData(Protocol):
+    """Items that become batches."""
+
+    @property
+    def sizes(self) -> Sequence[int] | None:
+        """How large each item is; None where all are equal."""
+
+    def __len__(self) -> int: ...
+
+    def example(self, indices: Sequence[int], generators: Sequence[Generator] | None) -> Example:
+        """A batch on the CPU. It may draw from ``generators`` (one an item; None: held-out, deterministic) and from
+        nothing else, since it is called from another thread, ahead of its step."""
+
+
+Piece = tuple[Example, StepRandomness]
+
+
+class Batches:
+    """One process's share of each step: a pure function of the step, computed in a thread while the one before trains.
+
+    Args:
+        data: the items.
+        order: which of them make up a step.
+        seed: the run's seed.
+        rank, world: this process, and how many there are.
+        accumulate: pieces that a process's share is cut into.
+        steps: the run's steps: none is made beyond.
+    """
+
+    def __init__(
+        self, data: TrainingData, order: BatchOrder, seed: int, rank: int, world: int, accumulate: int, steps: int
+    ) -> None:
+        if order.batch_size < world * accumulate:
+            raise ValueError(f"batch_size {order.batch_size} is too small for {world} processes x {accumulate} parts")
+        self.data, self.order, self.seed, self.steps = data, order, seed, steps
+        size, pieces = order.batch_size, world * accumulate
+        mine = range(rank * accumulate, (rank + 1) * accumulate)
+        self.places = [range(size * k // pieces, size * (k + 1) // pieces) for k in mine]
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="noiseloom-batches")
+        self._ahead: tuple[int, Future[list[Piece]]] | None = None
+
+    def pieces(self, step: int) -> list[Piece]:
+        """The examples of a step and their random numbers."""
+        if self._ahead is None or self._ahead[0] != step:
+            self._ahead = (step, self._pool.submit(self._make, step))
+        made = self._ahead[1].result()
+        self._ahead = (step + 1, self._pool.submit(self._make, step + 1)) if step + 1 < self.steps else None
+        return made
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    @torch.no_grad()
+    def _make(self, step: int) -> list[Piece]:
+        items = self.order.batch(step)
+        made = []
+        for places in self.places:
+            random = StepRandomness(self.seed, step, places, len(items))
+            made.append((self.data.example([items[place] for place in places], random.generators), random))
+        return made

@@ -1,0 +1,39 @@
+"""What there is by name: the registries, and what is bundled. Quick to import: help pages and completion use it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_HERE = Path(__file__).parent
+
+# plural name: (module, registry)
+REGISTRIES = {
+    "schedules": ("noiseloom.core.schedules", "SCHEDULES"),
+    "predictions": ("noiseloom.core.predictions", "PREDICTIONS"),
+    "samplers": ("noiseloom.core.samplers", "SAMPLERS"),
+    "grids": ("noiseloom.core.grids", "GRIDS"),
+    "guidance": ("noiseloom.core.guidance", "GUIDANCE"),
+    "objectives": ("noiseloom.core.objectives", "OBJECTIVES"),
+    "weightings": ("noiseloom.core.objectives", "WEIGHTINGS"),
+    "times": ("noiseloom.core.objectives", "TIME_DISTRIBUTIONS"),
+    "networks": ("noiseloom.core.backbones", "NETWORKS"),
+    "modalities": ("noiseloom.modalities.modality", "MODALITIES"),
+}
+
+KINDS = ("recipes", "checkpoints", *REGISTRIES)  # what `noiseloom list` takes
+
+
+def recipes() -> dict[str, str]:
+    """The recipes by name, and what the first line of each file says of it."""
+    folder = _HERE / "conf" / "recipe"
+    found = {}
+    for path in sorted(folder.rglob("*.yaml")):
+        comments = (line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# "))
+        about = next((line[2:] for line in comments if not line.startswith("# @")), "")
+        found[path.relative_to(folder).with_suffix("").as_posix()] = about
+    return found
+
+
+def checkpoints() -> dict[str, Path]:
+    """The bundled checkpoints: name to folder."""
+    return {path.parent.name: path.parent for path in sorted((_HERE / "weights").glob("*/config.json"))}

@@ -1,0 +1,43 @@
+"""The options of ``noiseloom train``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from noiseloom.core.training import TrainerConfig
+
+from .schema import Named, named
+
+
+@dataclass
+class TrainConfig:
+    """Train a recipe. The same command again goes on where a run was stopped.
+
+    Attributes:
+        recipe: what to train.
+        run: the run's name.
+        out: the run's folder.
+        modality: the kind of data.
+        data: where the data is: data.source=FILE_OR_FOLDER.
+        network: the network.
+        schedule: how signal becomes noise.
+        objective: what is minimised.
+        trainer: how long and how.
+        sampling: the sample options that the checkpoint recommends, e.g. sampling.sampler=dpmpp_2m.
+        preview: what the previews sample, e.g. preview.count=64.
+    """
+
+    recipe: str = MISSING
+    run: str = "${recipe}"
+    out: str = "runs/${run}"
+    modality: Named = named()
+    data: dict[str, Any] = field(default_factory=dict)
+    network: Named = named()
+    schedule: Named = named("flow")
+    objective: Named = named("denoising")
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    sampling: dict[str, Any] = field(default_factory=dict)
+    preview: dict[str, Any] = field(default_factory=dict)
