@@ -1,18 +1,21 @@
 """What a sampling step costs beside the network: ours against diffusers' schedulers, method by method.
 
-    python benchmarks/sampler_overhead.py [--rounds 15] [--steps 50] [--shape 4 4 32 32]
+    python benchmarks/sampler_overhead.py [--rounds 25] [--steps 50] [--shape 4 4 32 32]
 
-The "network" returns a tensor made beforehand, so that only the solver's arithmetic and bookkeeping are timed. Both
-libraries run whole trajectories in this process by turns; the figures are medians over the rounds, a step each. Ours
-is timed through ``sample``, with planning; theirs through ``set_timesteps``, ``scale_model_input`` and ``step``.
+The "network" returns a tensor made beforehand, so that only the solver's arithmetic and bookkeeping are timed, in CPU
+time of one thread. Both libraries run whole trajectories in this process by turns; the ratio is the median of the
+rounds' ratios. Ours is timed through ``sample``, theirs through ``scale_model_input`` and ``step``. The set-up (our
+plan of coefficients, their ``set_timesteps``) is done once for a trajectory and shown apart. Needs diffusers.
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
+import logging
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -20,8 +23,10 @@ import torch
 from noiseloom.core.grids import make_grid
 from noiseloom.core.predictions import Estimate
 from noiseloom.core.randomness import sample_generators
-from noiseloom.core.samplers import SAMPLERS, sample
+from noiseloom.core.samplers import SAMPLERS, Step, sample
 from noiseloom.core.schedules import SCHEDULES
+
+Run = Callable[[Any], int]
 
 # method: (our sampler, our schedule, diffusers' class, its options)
 PAIRS: dict[str, tuple[Any, str, str, dict[str, Any]]] = {
@@ -39,74 +44,89 @@ PAIRS: dict[str, tuple[Any, str, str, dict[str, Any]]] = {
         "DPMSolverMultistepScheduler",
         {"algorithm_type": "sde-dpmsolver++"},
     ),
-    "DPM-Solver++ 2S": ("dpmpp_2s", "linear", "DPMSolverSinglestepScheduler", {"solver_order": 2}),
+    "DPM-Solver++ 2S": ("dpmpp_2s", "linear", "DPMSolverSinglestepScheduler", {"lower_order_final": True}),
     "DEIS": ({"name": "deis", "order": 2}, "linear", "DEISMultistepScheduler", {}),
     "UniPC": ("unipc", "linear", "UniPCMultistepScheduler", {}),
 }
 
 
-def ours(sampler: Any, schedule_name: str, shape: tuple[int, ...], steps: int) -> Callable[[], None]:
+def ours(sampler: Any, schedule_name: str, shape: tuple[int, ...], steps: int) -> tuple[Callable[[], Any], Run]:
     schedule, solver = SCHEDULES.build(schedule_name), SAMPLERS.build(sampler)
-    estimate = Estimate(torch.randn(shape), torch.randn(shape))
-    x = torch.randn(shape)
+    estimate, x = Estimate(torch.randn(shape), torch.randn(shape)), torch.randn(shape)
 
-    def run() -> None:
+    def denoise(x: torch.Tensor, t: Any, cond: Any, previous: Any) -> Estimate:
+        return estimate
+
+    def start() -> Iterator[Step]:
         grid = make_grid("uniform", steps, schedule)
         generators = sample_generators(0, range(shape[0]))
-        for _ in sample(
-            solver, lambda x, t, cond, previous: estimate, x, grid, schedule=schedule, generators=generators
-        ):
+        return sample(solver, denoise, x, grid, schedule=schedule, generators=generators)
+
+    def run(trajectory: Iterator[Step]) -> int:
+        for _ in trajectory:
             pass
+        return steps * solver.calls_per_step
 
-    return run
+    return start, run
 
 
-def theirs(class_name: str, options: dict[str, Any], shape: tuple[int, ...], steps: int) -> Callable[[], None]:
+def theirs(
+    class_name: str, options: dict[str, Any], shape: tuple[int, ...], steps: int
+) -> tuple[Callable[[], Any], Run]:
     import diffusers
 
     scheduler = getattr(diffusers, class_name)(**options)
-    output, start = torch.randn(shape), torch.randn(shape)
-    # One generator for each sample, as ours has, where the scheduler draws noise.
-    draws = "generator" in scheduler.step.__code__.co_varnames
+    output, noise = torch.randn(shape), torch.randn(shape)
+    draws = "generator" in inspect.signature(scheduler.step).parameters
 
-    def run() -> None:
+    def start() -> dict[str, Any]:
         scheduler.set_timesteps(steps)
-        generators = [torch.Generator().manual_seed(i) for i in range(shape[0])]
-        extra = {"generator": generators} if draws else {}
-        x = start
+        generators = [torch.Generator().manual_seed(i) for i in range(shape[0])]  # one for each sample, as ours
+        return {"generator": generators} if draws else {}
+
+    def run(extra: dict[str, Any]) -> int:
+        x = noise
         for t in scheduler.timesteps:
             if hasattr(scheduler, "scale_model_input"):
                 scheduler.scale_model_input(x, t)
-            x = scheduler.step(output, t, x, **extra).prev_sample
+            x = scheduler.step(output, t, x, return_dict=False, **extra)[0]
+        return len(scheduler.timesteps)
 
-    return run
+    return start, run
 
 
-def seconds(run: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
+def timed(start: Callable[[], Any], run: Run) -> tuple[float, float]:
+    """Microseconds of the set-up, and of a call."""
+    begin = time.thread_time_ns()
+    state = start()
+    middle = time.thread_time_ns()
+    calls = run(state)
+    return (middle - begin) / 1e3, (time.thread_time_ns() - middle) / 1e3 / calls
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--shape", type=int, nargs="+", default=[4, 4, 32, 32])
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    logging.getLogger("diffusers").setLevel(logging.ERROR)
     shape, steps = tuple(arguments.shape), arguments.steps
-    print(
-        f"microseconds a step; {steps} steps, shape {shape}, median of {arguments.rounds} rounds by turns, 1 thread, cpu"
-    )
-    print(f"{'method':22}{'ours':>8}{'diffusers':>11}{'ratio':>8}")
+    print(f"Shape {shape}, {steps} steps, 1 thread on the CPU; medians of {arguments.rounds} rounds by turns.")
+    print("Microseconds a call of the network, network excluded; and of the set-up, once for a trajectory.\n")
+    print(f"{'method':22}{'ours':>9}{'diffusers':>11}{'ratio':>8}{'set-up: ours':>15}{'diffusers':>11}")
     for method, (sampler, schedule, class_name, options) in PAIRS.items():
-        runs = ours(sampler, schedule, shape, steps), theirs(class_name, options, shape, steps)
-        for run in runs:
-            run()
-        times = [[seconds(run) for run in runs] for _ in range(arguments.rounds)]
-        mine, other = (1e6 * statistics.median(column) / steps for column in zip(*times, strict=True))
-        print(f"{method:22}{mine:8.1f}{other:11.1f}{mine / other:8.2f}")
+        pair = ours(sampler, schedule, shape, steps), theirs(class_name, options, shape, steps)
+        for start, run in pair:
+            run(start())
+        rounds = [[timed(*one) for one in pair] for _ in range(arguments.rounds)]
+        columns = [
+            [statistics.median(figures) for figures in zip(*side, strict=True)] for side in zip(*rounds, strict=True)
+        ]
+        (set_up, mine), (their_set_up, other) = columns
+        ratio = statistics.median(a[1] / b[1] for a, b in rounds)
+        print(f"{method:22}{mine:9.1f}{other:11.1f}{ratio:8.2f}{set_up:15.0f}{their_set_up:11.0f}")
 
 
 if __name__ == "__main__":

@@ -66,9 +66,12 @@ def known_at_zero(t: Time, known: Sample | None, like: Sample) -> Time:
         return t
 
     def one(part: Tensor, time: Any, flags: Tensor) -> Tensor:
-        time = torch.as_tensor(time, dtype=torch.float64, device=flags.device)
+        time = torch.as_tensor(time, dtype=torch.float64)
+        if time.ndim == 0 and time.device.type == "cpu":
+            return (~flags).double() * float(time)  # no copy to the device of the flags
+        time = time.to(flags.device)
         if time.ndim < flags.ndim:
-            time = align_left(time, flags) if time.ndim else time
+            time = align_left(time, flags)
         elif flags.ndim < time.ndim:
             flags = align_left(flags, time)
         return torch.where(flags, torch.zeros_like(time), time)

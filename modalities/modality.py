@@ -115,13 +115,19 @@ class Modality(ABC):
         """Artifacts a person can use, one each; None for a sample that failed."""
 
     @abstractmethod
-    def save(self, artifacts: Sequence[Any], directory: Path, *, seeds: Sequence[int], report: Report | None) -> list[Path]:
+    def save(
+        self, artifacts: Sequence[Any], directory: Path, *, seeds: Sequence[int], report: Report | None
+    ) -> list[Path]:
         """Files and pictures of the artifacts; returns what was written, the page to open last."""
 
+    @classmethod
     @abstractmethod
-    def load_artifacts(self, path: Path) -> list[Any]:
+    def load_artifacts(cls, path: Path) -> list[Any]:
         """Artifacts from anyone's file or folder, for ``evaluate``; unreadable ones are None."""
 
+    @classmethod
     @abstractmethod
-    def evaluate(self, artifacts: Sequence[Any], reference: Path | None = None, options: Mapping[str, Any] | None = None) -> Report:
+    def evaluate(
+        cls, artifacts: Sequence[Any], reference: Path | None = None, options: Mapping[str, Any] | None = None
+    ) -> Report:
         """Scores, each with its protocol, n and the figure of real data."""

@@ -146,4 +146,4 @@ def _preview(recipe: Recipe, denoiser: Denoiser, folder: Path) -> dict[str, floa
     samples = pipeline.sample(**{"count": 64, "progress": False, **recipe.config.preview})
     report = recipe.modality.evaluate(list(samples), None, {})
     recipe.modality.save(list(samples), folder, seeds=samples.seeds, report=report)
-    return {row.name: float(row.value) for row in report.rows if row.value is not None}
+    return report.values()

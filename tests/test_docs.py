@@ -63,6 +63,12 @@ def test_the_modality_of_the_tutorial_trains_and_samples(tmp_path: Path) -> None
     assert done.stdout.split() == ["2"]
 
 
+def test_the_core_alone_samples_as_the_readme_says(capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = (block for block in blocks(ROOT / "README.md", "python") if "generate" in block)
+    exec(compile(code, "README.md", "exec"), {})  # noqa: S102
+    assert re.fullmatch(r"tensor\((2\.0|1\.9)\d+\)", capsys.readouterr().out.strip())
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8"))

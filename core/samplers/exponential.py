@@ -191,20 +191,16 @@ class Singlestep(LinearSampler):
 
     def plan(self, schedule: Schedule, grid: Tensor) -> list[Move]:
         whole = Interval(schedule, grid[:-1], grid[1:])
-        inside = whole.inside
-        times = [grid[:-1]]
+        inside, times, table = whole.inside, [grid[:-1]], []
         for stage in range(1, self.order):
             level = whole.level + whole.h * (stage / self.order)
             times.append(torch.where(inside, schedule.time_of_log_snr(2 * level), grid[:-1]))
-        nodes: list[Tensor] = []
-        table = []
+        levels = [schedule.log_snr(time) / 2 for time in times]
         for stage, end in enumerate((*times[1:], grid[1:])):
-            nodes.insert(0, (schedule.log_snr(times[stage]) / 2 - whole.level) / whole.h if stage else 0 * whole.moves)
-            nodes[0] = torch.where(inside, nodes[0], 0.0)
             part = Interval(schedule, grid[:-1], end)
+            nodes = [torch.where(inside, (level - whole.level) / part.h, 0.0) for level in levels[stage::-1]]
             used = [inside] * stage + [torch.ones_like(inside)]
-            places = [torch.where(inside, node * whole.h / part.h, node) for node in nodes]
-            mix = [part.alpha_s * w for w in node_weights(places, used, moments(part.h, stage + 1))]
+            mix = [part.alpha_s * w for w in node_weights(nodes, used, moments(part.h, stage + 1))]
             table.append(zip(*map(rows, (part.shrink, *mix)), strict=True))
         some = inside.flatten(1).any(1).tolist() if inside.ndim > 1 else inside.tolist()
         moves = []

@@ -236,7 +236,7 @@ def _generators(seeds: int | Sequence[int] | None, count: int) -> list[Generator
         return sample_generators(seeds, range(count))
     if len(seeds) != count:
         raise ValueError(f"{count} samples need as many seeds, got {len(seeds)}")
-    return [generator(seed) for seed in seeds]
+    return [generator(int(seed)) for seed in seeds]
 
 
 def _same(one: Schedule, other: Schedule) -> bool:

@@ -22,7 +22,7 @@ from .distributions import has_geometry
 from .molecule import SYMBOLS, Molecule, to_rdkit
 from .scores import Scores, score
 from .screening import DamagedFile, Unusable, read_lines
-from .sdf import _parse, _records, is_sdf
+from .sdf import is_sdf, parse_record, records
 from .viewer import page
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def read_molecules(path: str | os.PathLike[str]) -> list[Mol | None]:
     for file in files:
         if not is_sdf(file) and not _is_xyz(file):
             raise ValueError(f"{file}: not a file of molecules. Choices: .sdf, .sdf.gz, .mol, .xyz")
-        molecules += _read_xyz(file) if _is_xyz(file) else map(_read_record, _records(file))
+        molecules += _read_xyz(file) if _is_xyz(file) else map(_read_record, records(file))
     if path.is_dir() and not files:
         raise ValueError(f"{path}: no .sdf, .mol or .xyz file in this folder")
     return molecules
@@ -204,7 +204,7 @@ def _read_record(record: tuple[str, str | None]) -> Mol | None:
     text, problem = record
     try:
         with require("rdkit.rdBase", "molecules").BlockLogs():
-            mol = None if problem else _parse(text)
+            mol = None if problem else parse_record(text)
     except Unusable:
         return None
     return mol if mol is not None and mol.GetNumAtoms() else None

@@ -179,7 +179,11 @@ class Molecules(Modality):
                 own = values[given & (sizes == size)]
                 if len(own):
                     by_size[str(size)] = [round(float(own.mean()), 6), round(max(float(own.std()), 0.05 * spread), 6)]
-            fitted[name] = {"mean": float(values[given].mean()) if given.any() else 0.0, "std": spread, "by_size": by_size}
+            fitted[name] = {
+                "mean": float(values[given].mean()) if given.any() else 0.0,
+                "std": spread,
+                "by_size": by_size,
+            }
         return cls(
             elements=[SYMBOLS[number] for number in np.unique(dataset.numbers)],
             charges=list(range(min(int(dataset.charges.min()), 0), max(int(dataset.charges.max()), 0) + 1)),
@@ -262,7 +266,9 @@ class Molecules(Modality):
         return noise
 
     def _standardised(self, values: Tensor) -> Tensor:
-        mean, std = (torch.tensor([p[key] for p in self.properties.values()], dtype=torch.float64) for key in ("mean", "std"))
+        mean, std = (
+            torch.tensor([p[key] for p in self.properties.values()], dtype=torch.float64) for key in ("mean", "std")
+        )
         return ((values - mean) / std).float()
 
     # Sampling
@@ -314,7 +320,10 @@ class Molecules(Modality):
         )
         if not request.scaffold:
             return Layout(start, space_of(mask), cond)
-        clean, _ = self.encoding.tensors([self._scaffold(request.scaffold)])
+        scaffold = self._scaffold(request.scaffold)
+        # Sampling is centred on the scaffold; decode() moves the molecules back to where the file has it.
+        cond["origin"] = torch.tensor(scaffold.positions.mean(0)).expand(batch, 1, 3)
+        clean, _ = self.encoding.tensors([scaffold])
         kept = clean["positions"].shape[1]
         for part in ("positions", "atoms", "charges"):
             start[part][:, :kept] = clean[part]
@@ -323,6 +332,9 @@ class Molecules(Modality):
         return Layout(start, space_of(mask, known), cond, known)
 
     def decode(self, x0: Sample, layout: Layout) -> list[Any]:
+        if "origin" in layout.cond:
+            x0 = x0.clone()
+            x0["positions"] = x0["positions"] + layout.cond["origin"].to(x0["positions"]) / self.encoding.scale
         molecules = self.encoding.molecules(x0, layout.cond["mask"])
         return [to_rdkit(molecule) for molecule in molecules]
 
@@ -366,20 +378,24 @@ class Molecules(Modality):
 
     # Results
 
-    def save(self, artifacts: Sequence[Any], directory: Path, *, seeds: Sequence[int], report: Report | None) -> list[Path]:
+    def save(
+        self, artifacts: Sequence[Any], directory: Path, *, seeds: Sequence[int], report: Report | None
+    ) -> list[Path]:
         from .files import save
 
         return save(artifacts, directory, seeds=seeds, report=report)
 
-    def load_artifacts(self, path: Path) -> list[Any]:
+    @classmethod
+    def load_artifacts(cls, path: Path) -> list[Any]:
         from .files import read_molecules
 
         return read_molecules(path)
 
+    @classmethod
     def evaluate(
-        self, artifacts: Sequence[Any], reference: Path | None = None, options: Mapping[str, Any] | None = None
+        cls, artifacts: Sequence[Any], reference: Path | None = None, options: Mapping[str, Any] | None = None
     ) -> Report:
         from .metrics import evaluate
 
-        real = None if reference is None else [mol for mol in self.load_artifacts(reference) if mol is not None]
+        real = None if reference is None else [mol for mol in cls.load_artifacts(reference) if mol is not None]
         return evaluate(artifacts, real, **dict(options or {}))

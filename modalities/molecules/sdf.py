@@ -54,7 +54,7 @@ def read_sdf(
     with block_logs(), tqdm(desc=f"reading {path.name}", unit="molecule", delay=1) as progress:
         for file in _files(path):
             number = 0
-            for number, (text, problem) in enumerate(_records(file), start=1):
+            for number, (text, problem) in enumerate(records(file), start=1):
                 name = _name(file, number, text)
                 try:
                     if problem:
@@ -82,7 +82,7 @@ def _files(path: Path) -> list[Path]:
     return files
 
 
-def _records(path: Path) -> Iterator[tuple[str, str | None]]:
+def records(path: Path) -> Iterator[tuple[str, str | None]]:
     """The text of each record, and what is wrong with it if its end is missing."""
     lines: list[str] = []
     try:
@@ -109,7 +109,7 @@ def _name(path: Path, number: int, text: str) -> str:
 
 def _take(collector: Collector, text: str, name: str, limits: Limits, add_hydrogens: bool) -> None:
     Chem = require("rdkit.Chem", "molecules")
-    mol = _parse(text)
+    mol = parse_record(text)
     if not mol.GetNumAtoms():
         raise Unusable("no atoms")
     positions = mol.GetConformer().GetPositions() if mol.GetNumConformers() else np.zeros((1, 3))
@@ -131,7 +131,8 @@ def _take(collector: Collector, text: str, name: str, limits: Limits, add_hydrog
     collector.add(molecule, graph_smiles(mol), {key: mol.GetProp(key) for key in mol.GetPropNames()})
 
 
-def _parse(text: str) -> Mol:
+def parse_record(text: str) -> Mol:
+    """One record as an rdkit molecule, not sanitised; raises :class:`Unusable` where it cannot be read."""
     supplier = require("rdkit.Chem", "molecules").SDMolSupplier()
     supplier.SetData(text, sanitize=False, removeHs=False)
     mol = supplier[0] if len(supplier) else None

@@ -11,7 +11,7 @@ sampler, guidance rule and few-step method runs on all of them (docs/log.md tell
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +26,7 @@ from .molecule import SYMBOLS, Molecule
 BONDS = 4  # none, single, double, triple
 
 
-def space_of(mask: Tensor, known: Mapping[str, Tensor] | None = None) -> Product:
+def space_of(mask: Tensor, known: Sample | None = None) -> Product:
     """The space of a batch: ``mask`` (batch, n) marks its atoms, ``known`` (batch, n) those that are given."""
     given = known["atoms"] if known is not None else None
     return Product(
@@ -41,7 +41,9 @@ def space_of(mask: Tensor, known: Mapping[str, Tensor] | None = None) -> Product
 
 def known_parts(atoms: Tensor) -> Sample:
     """Known flags of every part from those of the atoms (batch, n); a bond is known where both its atoms are."""
-    return product({"positions": atoms, "atoms": atoms, "charges": atoms, "bonds": atoms[:, :, None] & atoms[:, None, :]})
+    return product(
+        {"positions": atoms, "atoms": atoms, "charges": atoms, "bonds": atoms[:, :, None] & atoms[:, None, :]}
+    )
 
 
 @dataclass(frozen=True)

@@ -41,12 +41,13 @@ def page(title: str, shown: Sequence[Mol | None], rows: Sequence[Mapping[str, An
     """
     cards = [dict(row) | _drawing(mol) for mol, row in zip(shown, rows, strict=False)]
     counts = [f"{sum(bool(row[key]) for row in rows):,} {key}" for key in ("valid", "connected", "stable")]
+    scored = [] if report is None else report.rows
     parts = {
         "title": escape(title),
         "summary": escape(" · ".join([f"{len(rows):,} molecules", *counts] if rows else ["no molecules"])),
-        "tiles": "" if report is None else "".join(_tile(row) for row in report.rows if row.name in _TILES),
+        "tiles": "".join(_tile(row) for row in scored if row.name in _TILES and row.value is not None),
         "caption": escape(f"The first {len(cards):,} of {len(rows):,}" if len(cards) < len(rows) else ""),
-        "table": "" if report is None else _table(report),
+        "table": _table(report) if report is not None and rows else "",
         "files": _files(bool(rows), report is not None),
         "data": json.dumps(cards, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
     }

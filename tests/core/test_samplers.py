@@ -206,6 +206,18 @@ def test_samplers_declare_what_they_are(name: str) -> None:
     assert draws == (7 if sampler.stochastic else 0)
 
 
+@pytest.mark.parametrize("name", list(SAMPLERS))
+def test_coefficients_are_plain_numbers(name: str) -> None:
+    """So that a step neither makes tensors of them nor waits for a device; only times are tensors, on the CPU."""
+    for move in SAMPLERS.build(name).plan(FLOW, make_grid("uniform", 6, FLOW)):
+        numbers = [*(move.lift or ()), *([] if move.spread is None else [move.spread])]
+        for stage in move.stages:
+            numbers += [*stage.weights, *(stage.record or ()), *(stage.correct or ())]
+            assert stage.t.dtype == torch.float64
+            assert stage.t.shape == ()
+        assert all(type(number) is float and math.isfinite(number) for number in numbers)
+
+
 def test_moments_against_quadrature() -> None:
     nodes, weights = np.polynomial.legendre.leggauss(120)
     u, w = (torch.tensor(v / 2) for v in (nodes + 1, weights))

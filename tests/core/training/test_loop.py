@@ -18,9 +18,11 @@ from torch import Generator, nn
 
 from noiseloom.core.denoiser import Denoiser
 from noiseloom.core.objectives import Denoising, Example
+from noiseloom.core.randomness import StepRandomness
 from noiseloom.core.samples import product
 from noiseloom.core.spaces import Euclidean, Product
-from noiseloom.core.training import CheckpointError, Interrupted, TrainingDiverged, checkpoint, train
+from noiseloom.core.training import BatchOrder, CheckpointError, Interrupted, TrainingDiverged, checkpoint, train
+from noiseloom.core.training.optimizer import adamw
 from tests.core.training.toy import Gaussian, Net, config, denoiser, files, run
 
 
@@ -87,6 +89,38 @@ def test_accumulation_changes_rounding_only(tmp_path: Path) -> None:
     assert all(torch.allclose(one[key], three[key], atol=1e-5) for key in one)
 
 
+def test_the_gradient_is_that_of_the_mean_loss(tmp_path: Path) -> None:
+    """Its logged norm against one backward pass by hand over the global batch."""
+    model = denoiser(dropout=0.0)
+    order, random = BatchOrder(None, 64, 8, seed=0), StepRandomness(0, 0, range(8), 8)
+    losses = Denoising()(model, Gaussian().example(order.batch(0), random.generators), random)
+    losses.total.mean().backward()
+    norm = math.sqrt(sum(float((p.grad**2).sum()) for p in model.parameters() if p.grad is not None))
+    for accumulate in (1, 2):
+        options = config(steps=1, accumulate=accumulate, log_every=1)
+        train(denoiser(dropout=0.0), Denoising(), Gaussian(), options, tmp_path / str(accumulate))
+        assert rows(tmp_path / str(accumulate))[0]["grad_norm"] == pytest.approx(norm, rel=1e-4)
+        assert rows(tmp_path / str(accumulate))[0]["loss"] == pytest.approx(losses.total.mean().item(), rel=1e-5)
+
+
+def test_clipping_bounds_the_gradient(tmp_path: Path) -> None:
+    """AdamW's first step is lr g / (|g| + 1e-8): nearly lr, unless g was clipped to far below 1e-8."""
+    for clip, low, high in ((0.0, 0.9, 1.1), (1e-10, 0.0, 0.02)):
+        model = denoiser(dropout=0.0)
+        before = model.network.leave.weight.detach().clone()
+        options = config(steps=1, warmup=0, clip=clip, weight_decay=0.0, decay="constant")
+        train(model, Denoising(), Gaussian(), options, tmp_path / str(clip))
+        moved = (model.network.leave.weight.detach() - before).abs() / 1e-2
+        assert low <= moved.max().item() < high
+
+
+def test_weight_decay_spares_vectors() -> None:
+    optimizer = adamw(dict(Net().named_parameters()), config(weight_decay=0.5), torch.device("cpu"))
+    for group in optimizer.param_groups:
+        assert {p.ndim for p in group["params"]} == ({2} if group["weight_decay"] == 0.5 else {1})
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.5, 0.0]
+
+
 def test_bf16_trains_weights_that_a_first_estimate_used_without_gradient(tmp_path: Path) -> None:
     """Autocast keeps casts of weights: made without gradient for self-conditioning, they must not be used again."""
     model = denoiser(dropout=0.0)
@@ -144,6 +178,14 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(tmp_path: Path) -> Non
     assert all(math.isfinite(row["loss"]) for row in rows(tmp_path))
     steps = final(tmp_path, 6).tensors["optimizer"]
     assert steps["denoiser.network.leave.weight.step"].item() == 3
+
+
+def test_a_skipped_step_does_not_count_for_the_average(tmp_path: Path) -> None:
+    """The average starts at the first weights it sees, and the initial ones are none of them."""
+    model = denoiser(dropout=0.0)
+    train(model, Denoising(), Poisoned({0}), config(steps=2), tmp_path)
+    averaged = final(tmp_path, 2).tensors["ema"]
+    assert all(torch.equal(p, averaged[name]) for name, p in model.named_parameters())
 
 
 def test_a_streak_of_bad_steps_ends_the_run_and_leaves_the_last_checkpoint(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_lookup_reproduces_the_figures_of_qm9_and_is_fast():
 @needs_qm9
 def test_bonds_of_real_molecules_are_all_stable():
     data = load_qm9("test")
-    chosen = np.random.default_rng(0).choice(len(data), 2000, replace=False)
+    chosen = np.random.default_rng(0).choice(len(data), 500, replace=False)
     charged = [index for index in range(len(data)) if data[index].charges.any()]
     assert all(bonds_stable(to_rdkit(data[int(index)])).all() for index in [*chosen, *charged])
 
@@ -236,7 +236,6 @@ def test_the_real_figures_stand_beside(real):
     assert report["molecules_stable_by_bonds"].real == 100
     assert report["molecules_stable_by_lookup"].real == pytest.approx(95.2, abs=1.5)
     assert report["atoms_stable_by_lookup"].real == pytest.approx(99.34, abs=0.2)
-    assert report["posebusters" if "posebusters" in report.values() else "valid"].value
     assert abs(report["molecules_stable_by_lookup"].value - report["molecules_stable_by_lookup"].real) < 5
     assert report["strain_median"].value == pytest.approx(report["strain_median"].real, rel=0.3)
     assert all(row.real is not None for row in report.rows)
@@ -286,7 +285,7 @@ def test_a_reference_of_ones_own(real):
     assert "novel" not in report.values()
     assert report["valid"].real == 100
     assert report["w1_bond_lengths"].real > 0
-    assert report.real.endswith("160 molecules")
+    assert report.real.startswith("the reference, 160 molecules")
 
 
 def test_posebusters_pass_real_and_fail_bent_molecules(real):
