@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -123,6 +124,8 @@ def run(config: TrainConfig) -> None:
         return _preview(recipe, denoiser, directory / "previews" / f"step_{step:08d}")
 
     def finish(denoiser: Denoiser, result: TrainResult) -> None:
+        if not _first_process():
+            return
         pipeline = Pipeline(recipe.modality, denoiser, recipe.checkpoint_config(result))
         folder = pipeline.save_pretrained(directory / FINISHED, name=config.run)
         print(f"Finished at step {result.step}. Sample it: noiseloom sample checkpoint={folder}", file=sys.stderr)
@@ -141,9 +144,12 @@ def run(config: TrainConfig) -> None:
 
 
 def _preview(recipe: Recipe, denoiser: Denoiser, folder: Path) -> dict[str, float]:
-    """Sample, save pictures and score."""
+    """Sample, save pictures and score; all processes sample, the first one writes."""
     pipeline = Pipeline(recipe.modality, denoiser, recipe.checkpoint_config())
     samples = pipeline.sample(**{"count": 64, "progress": False, **recipe.config.preview})
-    report = recipe.modality.evaluate(list(samples), None, {})
-    recipe.modality.save(list(samples), folder, seeds=samples.seeds, report=report)
-    return report.values()
+    samples.save(folder)
+    return samples.report.values()
+
+
+def _first_process() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0

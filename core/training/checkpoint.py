@@ -55,7 +55,7 @@ def save_checkpoint(
     """Write the checkpoint of ``step``; an older one of the same step is replaced.
 
     Raises:
-        CheckpointError: the disk is full; what was written is removed and earlier checkpoints are untouched.
+        OSError: the disk is full; what was written is removed and earlier checkpoints are untouched.
     """
     from safetensors.torch import save
 
@@ -72,17 +72,24 @@ def save_checkpoint(
         discard(final)
         os.rename(unfinished, final)
         sync_directory(root)
-    except OSError as error:
+    except OSError:
         shutil.rmtree(unfinished, ignore_errors=True)
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        before = saved_steps(root)
-        kept = f"the checkpoint of step {before[-1]} is intact" if before else "there is no earlier checkpoint"
-        raise CheckpointError(
-            f"the disk is full: the checkpoint of step {step} was not written to {root}; {kept}. "
-            "Free some space and run the same command to go on."
-        ) from None
+        raise
     return final
+
+
+def is_full(error: OSError) -> bool:
+    """Whether the disk, or one's share of it, is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def full_disk(root: Path) -> CheckpointError:
+    """What to say when the disk is full."""
+    steps = saved_steps(root)
+    kept = f"the checkpoint of step {steps[-1]} is intact" if steps else "there is no checkpoint yet"
+    return CheckpointError(
+        f"the disk that holds {root} is full; {kept}. Free some space and run the same command to go on."
+    )
 
 
 def load_newest(root: Path) -> Checkpoint | None:

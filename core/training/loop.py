@@ -106,6 +106,8 @@ def train(
     run = _Run(denoiser, objective, data, config, Path(directory), valid, dict(recipe or {}))
     try:
         return run.go(preview, finish)
+    except OSError as error:
+        raise (checkpoint.full_disk(run.root) if checkpoint.is_full(error) else error) from None
     finally:
         run.close()
 

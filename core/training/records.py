@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -17,14 +18,16 @@ class JsonLines:
     """
 
     def __init__(self, path: Path | None) -> None:
-        self._file = open(path, "ab") if path is not None else None  # noqa: SIM115  (open for the whole run)
+        # Unbuffered: a full disk is noticed at once, and nothing is left to fail when the file is closed.
+        self._file = open(path, "ab", buffering=0) if path is not None else None  # noqa: SIM115
 
     def write(self, values: dict[str, Any]) -> None:
         """Append one object; values that are not finite become null."""
         if self._file is not None:
             finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
-            self._file.write((json.dumps(finite) + "\n").encode())
-            self._file.flush()
+            line = (json.dumps(finite) + "\n").encode()
+            if self._file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
 
     def size(self) -> int:
         """Bytes so far, flushed to the disk."""

@@ -13,7 +13,7 @@ import torch
 
 from noiseloom.core.pipeline import CheckpointError, Pipeline, load_pretrained
 from noiseloom.core.registry import UnknownName
-from tests.core.toy_modality import CONFIG, build, pipeline
+from tests.core.toy_modality import CONFIG, Numbers, build, pipeline
 
 
 def load(directory: Path) -> Pipeline:
@@ -51,6 +51,20 @@ def test_a_sample_does_not_depend_on_its_batch() -> None:
                 assert one == pytest.approx(two, abs=1e-5)
     assert len({len(row) for row in whole}) > 1
     assert quiet(pipe, 3, seed=6) != whole[:3]
+
+
+def test_batches_hold_samples_of_like_size_and_no_more_than_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[int]] = []
+    layout = Numbers.layout
+
+    def watched(self: Numbers, request: Any, sizes: list[int]) -> Any:
+        seen.append(sizes)
+        return layout(self, request, sizes)
+
+    monkeypatch.setattr(Numbers, "layout", watched)
+    lengths = [len(row) for row in quiet(pipeline(), 50, batch_size=8)]
+    assert [len(sizes) for sizes in seen] == [8] * 6 + [2]
+    assert [size for sizes in seen for size in sizes] == sorted(lengths)
 
 
 def test_the_seed_of_a_sample_makes_it_again() -> None:
@@ -163,9 +177,9 @@ def test_samples_save_themselves_and_are_scored_once(tmp_path: Path) -> None:
 
 def test_a_checkpoint_comes_back_as_it_was(folder: Path) -> None:
     pipe = load(folder)
-    assert quiet(pipe, 4) == quiet(pipeline(), 4)
-    assert pipe.config == {"format": 1, **CONFIG}
     assert not pipe.denoiser.training
+    assert pipe.config == {"format": 1, **CONFIG}
+    assert quiet(pipe, 4) == quiet(pipeline(), 4)
     assert sorted(p.name for p in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     again = pipe.save_pretrained(folder.with_name("again"))
     assert (again / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
