@@ -147,7 +147,12 @@ def test_sampling_a_perfect_denoiser_gives_the_data(case: Case) -> None:
     def perfect(x: Sample, t: Any, cond: Any = None, previous: Any = None) -> Estimate:
         return Estimate(example.x0, lambda: map_parts(torch.zeros_like, example.x0))
 
-    options = {"schedule": SCHEDULES.build("flow"), "space": example.space, "cond": example.cond, "steps": 3}
+    options: dict[str, Any] = {
+        "schedule": SCHEDULES.build("flow"),
+        "space": example.space,
+        "cond": example.cond,
+        "steps": 3,
+    }
     for sampler in ("euler", "dpmpp_2m", "ddpm"):
         *_, last = trajectory(
             perfect, map_parts(torch.zeros_like, example.x0), sampler=sampler, seeds=[1] * len(items), **options

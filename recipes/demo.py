@@ -28,7 +28,8 @@ img {{ max-width: 100%; border-radius: .5rem; background: #fff }} h2 {{ margin: 
 </body></html>
 """
 _SECTION = """<section><h2><a href="{page}">{name}</a></h2>
-<p>{count} samples in {seconds:.0f} s, {steps} steps of {sampler}. <a href="{page}">Look at them</a>: viewers, scores, files.</p>
+<p>{count} samples in {seconds:.0f} s, {steps} steps of {sampler}.
+<a href="{page}">Look at them</a>: viewers, scores, files.</p>
 <a href="{page}">{picture}</a></section>"""
 
 

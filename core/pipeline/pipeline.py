@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Generator, Tensor
@@ -41,7 +41,7 @@ DEFAULTS: dict[str, Any] = {
 class SampledModality(Protocol):
     """What a pipeline needs of a modality (``noiseloom.modalities.modality.Modality`` has it all)."""
 
-    Request: type
+    Request: ClassVar[type]
 
     @property
     def config(self) -> dict[str, Any]: ...

@@ -1,6 +1,7 @@
 """What molecule networks are made of: embeddings, attention over atoms, updates of pairs.
 
-Shapes: B batch, N atoms, D width, P pair channels, H heads, M = 2l + 1 components and C channels of a steerable feature.
+Shapes: B batch, N atoms, D width, P pair channels, H heads, M = 2l + 1 components and C channels of a
+steerable feature.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class ConditionEmbedding(nn.Module):
 
 
 class PairEmbedding(nn.Module):
-    """The first features of ordered pairs: both bonds, both distances, the pair's time, coordinates where they count."""
+    """The first features of ordered pairs: both bonds, both distances, the pair's time, coordinates if they count."""
 
     bumps = 16  # Gaussian features of a distance
 

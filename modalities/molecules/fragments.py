@@ -9,8 +9,8 @@ from .molecule import Molecule
 
 
 def random_fragment(molecule: Molecule, generator: Generator) -> Tensor:
-    """A random connected piece, boolean ``(n,)``: heavy atoms grown along bonds from a random one to a random share, and
-    each of their hydrogens with a chance of one half."""
+    """A random connected piece, boolean ``(n,)``: heavy atoms grown along bonds from a random one to a random share,
+    and each of their hydrogens with a chance of one half."""
     numbers = molecule.numbers.tolist()
     neighbours: list[list[int]] = [[] for _ in numbers]
     for i, j, _ in molecule.bonds.tolist():

@@ -256,7 +256,7 @@ class Molecules(Modality):
             cond["properties"] = torch.where(absent | (draws[:, 2:] < 0.5), torch.nan, cond["properties"])
 
     def couple(self, x0: Sample, noise: Sample, space: Space) -> Sample:
-        """Noise positions assigned to atoms and rotated onto them; samples anchored by known atoms are left as drawn."""
+        """Noise positions assigned to atoms and rotated onto them; samples with known atoms are left as drawn."""
         centred = space.spaces["positions"]  # type: ignore[attr-defined]
         if centred.known is not None:
             return noise

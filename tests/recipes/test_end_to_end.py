@@ -9,8 +9,8 @@ import pytest
 
 pytest.importorskip("rdkit")
 pytest.importorskip("e3nn")
-import noiseloom  # noqa: E402
-from noiseloom.recipes.cli import main  # noqa: E402
+import noiseloom
+from noiseloom.recipes.cli import main
 
 SMALL = [
     "recipe=molecules/qm9-tiny",
@@ -67,7 +67,8 @@ def test_samples_of_a_checkpoint_are_files_and_scores(
     out = tmp_path / "samples"
     main(["sample", f"checkpoint={trained / 'checkpoint'}", "count=5", "steps=4", f"out={out}", "seed=3"])
     printed = capsys.readouterr().out
-    assert "valid" in printed and "real data" in printed
+    assert "valid" in printed
+    assert "real data" in printed
     names = {path.name for path in out.iterdir()}
     assert {"samples.sdf", "samples.csv", "samples.png", "index.html", "metrics.json"} <= names
     assert (out / "samples.sdf").read_text().count("$$$$") == 5

@@ -323,9 +323,7 @@ def test_a_full_disk_gives_one_line_and_keeps_the_checkpoint_before(
     run(tmp_path / "whole", eval_every=0)
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "_write", full)
-        with pytest.raises(
-            CheckpointError, match=r"disk is full: .*step 4.*the checkpoint of step 2 is intact"
-        ) as error:
+        with pytest.raises(CheckpointError, match=r"is full; the checkpoint of step 2 is intact") as error:
             run(tmp_path / "full", eval_every=0)
     assert "\n" not in str(error.value)
     assert [p.name for p in (tmp_path / "full" / "checkpoints").iterdir()] == ["step_00000002"]

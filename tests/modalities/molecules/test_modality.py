@@ -13,13 +13,13 @@ from noiseloom.core.samples import align_left, map_parts
 
 pytest.importorskip("rdkit")
 pytest.importorskip("e3nn")
-from noiseloom.modalities.contract_tests import *  # noqa: E402, F403
-from noiseloom.modalities.contract_tests import Case  # noqa: E402
-from noiseloom.modalities.molecules.alignment import assign, random_rotations, rotation_onto  # noqa: E402
-from noiseloom.modalities.molecules.data import load_tiny  # noqa: E402
-from noiseloom.modalities.molecules.fragments import random_fragment  # noqa: E402
-from noiseloom.modalities.molecules.modality import MoleculeRequest, Molecules  # noqa: E402
-from noiseloom.modalities.molecules.molecule import Molecule, from_rdkit, to_rdkit  # noqa: E402
+from noiseloom.modalities.contract_tests import *  # noqa: F403
+from noiseloom.modalities.contract_tests import Case
+from noiseloom.modalities.molecules.alignment import assign, random_rotations, rotation_onto
+from noiseloom.modalities.molecules.data import load_tiny
+from noiseloom.modalities.molecules.fragments import random_fragment
+from noiseloom.modalities.molecules.modality import MoleculeRequest, Molecules
+from noiseloom.modalities.molecules.molecule import Molecule, from_rdkit, to_rdkit
 
 
 @pytest.fixture(scope="module")

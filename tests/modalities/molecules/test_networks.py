@@ -11,7 +11,7 @@ from noiseloom.core.samples import Sample, product
 
 pytest.importorskip("rdkit")
 pytest.importorskip("e3nn")
-import noiseloom.modalities.molecules.networks  # noqa: E402, F401
+import noiseloom.modalities.molecules.networks  # noqa: F401
 
 SIZES = {"atom_types": 5, "charge_types": 3, "bond_types": 4, "conditions": {"properties": 2}}
 SMALL = {"width": 32, "pairs": 16, "layers": 3, "heads": 4}
