@@ -5,8 +5,8 @@
 Both: width 384, depth 12, 6 heads, 256 tokens (4 x 32 x 32, patches of 2), batch 8, 10 classes; forward, mean square
 and backward, no optimizer. diffusers' model has a time embedding in every block; with ``--parameters equal`` our MLP is
 widened until the counts agree, with ``default`` it has the same hidden width as theirs. The models take turns, the
-order swaps every round, and the figures are medians; the ratio is the median of the ratios of the rounds. Beyond the contest,
-our network has rotary positions and QK-norm, theirs has neither. Needs diffusers.
+order swaps every round, and the figures are medians; the ratio is the median of the ratios of the rounds. Beyond the
+contest, our network has rotary positions and QK-norm, theirs has neither. Needs diffusers.
 """
 
 from __future__ import annotations

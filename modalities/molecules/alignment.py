@@ -1,8 +1,9 @@
 """Noise paired with molecules: the cheapest assignment of noise to atoms, then the rotation that fits it best.
 
 Independent noise asks a network to move atoms through each other; paired noise makes the paths short and nearly
-straight (Klein et al. 2023, Irwin et al. 2024). Both steps leave the noise a standard normal: its law does not change under
-permutations and rotations.
+straight (Klein et al. 2023, Irwin et al. 2024). Both steps leave the noise a standard normal: its law does not change
+under permutations and rotations. Paired with x0 it is no longer independent of it, so the probability-flow ODE is the
+exact sampler of what is learned and stochastic samplers, which add independent noise, are not.
 """
 
 from __future__ import annotations
