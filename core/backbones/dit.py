@@ -148,7 +148,7 @@ class DiT(nn.Module):
             starts_at_zero = "modulation" in name or name == "output.weight"
             if starts_at_zero or name.endswith(("bias", "cross_attention.output.weight")):
                 nn.init.zeros_(parameter)
-            elif name.endswith("_norm.weight"):
+            elif name.endswith("_gain"):
                 nn.init.ones_(parameter)
             elif "null" in name or name.startswith(("time.", "label.")):
                 nn.init.normal_(parameter, std=0.02)

@@ -27,10 +27,18 @@ def fourier_features(values: Tensor, dim: int, low: float, high: float) -> Tenso
     return torch.cat((angles.cos(), angles.sin()), dim=-1)
 
 
-def layer_norm(x: Tensor) -> Tensor:
-    """LayerNorm over the last dimension with nothing learned. On CPUs, forward and backward, about 3 times as fast as
-    ``F.rms_norm`` in float32 and bfloat16, which is why attention uses it too."""
-    return F.layer_norm(x, x.shape[-1:], eps=1e-6)
+def layer_norm(x: Tensor, gain: Tensor | None = None) -> Tensor:
+    """LayerNorm over the last dimension, without a bias.
+
+    It serves as QK-norm too: on CPUs it takes a third of the time of ``F.rms_norm``, forward and backward. Spelled out
+    it takes a third of the time of ``F.layer_norm`` in turn where a compiler fuses it, and twice the time elsewhere.
+    """
+    if not torch.compiler.is_compiling():
+        return F.layer_norm(x, x.shape[-1:], gain, eps=1e-6)
+    centred = x.to(torch.promote_types(x.dtype, torch.float32))
+    centred = centred - centred.mean(-1, keepdim=True)
+    out = centred * torch.rsqrt(centred.square().mean(-1, keepdim=True) + 1e-6)
+    return (out if gain is None else out * gain).to(x.dtype)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -115,8 +123,8 @@ class Attention(nn.Module):
             raise ValueError(f"a width of {width} does not divide into {heads} heads")
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.query_norm = nn.LayerNorm(width // heads, eps=1e-6, bias=False)
-        self.key_norm = nn.LayerNorm(width // heads, eps=1e-6, bias=False)
+        self.query_gain = nn.Parameter(torch.ones(width // heads))
+        self.key_gain = nn.Parameter(torch.ones(width // heads))
         self.output = nn.Linear(width, width, bias=False)
 
     def forward(
@@ -128,7 +136,7 @@ class Attention(nn.Module):
             width = x.shape[-1]
             (q,) = self._heads(F.linear(x, self.qkv.weight[:width]), 1)
             k, v = self._heads(F.linear(context, self.qkv.weight[width:]), 2)
-        q, k = self.query_norm(q), self.key_norm(k)
+        q, k = layer_norm(q, self.query_gain), layer_norm(k, self.key_gain)
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)

@@ -62,8 +62,11 @@ def save_pretrained(directory: str | Path, denoiser: Denoiser, config: Mapping[s
     }
     for name, content in files.items():
         unfinished = directory / f".{name}.unfinished"
-        unfinished.write_bytes(content)
-        os.replace(unfinished, directory / name)
+        try:
+            unfinished.write_bytes(content)
+            os.replace(unfinished, directory / name)
+        finally:
+            unfinished.unlink(missing_ok=True)
     return directory
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -27,6 +26,7 @@ from ..objectives import Denoising, Example
 from ..randomness import StepRandomness, mix
 from ..samples import WHOLE
 from . import checkpoint
+from .accelerator import accelerator
 from .batches import Batches, TrainingData
 from .checkpoint import CheckpointError
 from .config import TrainerConfig, learning_rate
@@ -138,18 +138,8 @@ class _Run:
         valid: TrainingData | None,
         recipe: dict[str, Any],
     ) -> None:
-        from accelerate import Accelerator
-        from accelerate.utils import DistributedDataParallelKwargs
-
         directory.mkdir(parents=True, exist_ok=True)
-        # Precision is autocast here, not accelerate's: its state is global and could not change between two runs.
-        self.accelerator = Accelerator(
-            cpu=config.device == "cpu" and int(os.environ.get("WORLD_SIZE", "1")) > 1,
-            mixed_precision="no",
-            log_with=config.trackers or None,
-            project_dir=str(directory),
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)],
-        )
+        self.accelerator = accelerator(config, directory)
         self.device = torch.device(config.device) if config.device else self.accelerator.device
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         self.main = self.accelerator.is_main_process

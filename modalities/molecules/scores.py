@@ -193,9 +193,9 @@ def strain_energy(mol: Mol) -> float | None:
     force_fields = require("rdkit.Chem.rdForceFieldHelpers", "molecules")
     if not has_geometry(mol) or any(atom.GetTotalNumHs() for atom in mol.GetAtoms()):
         return None
-    if (parameters := force_fields.MMFFGetMoleculeProperties(mol, mmffVariant="MMFF94s")) is None:
+    relaxed = type(mol)(mol)  # before the parameters are looked for: that puts MMFF's aromaticity in place of RDKit's
+    if (parameters := force_fields.MMFFGetMoleculeProperties(relaxed, mmffVariant="MMFF94s")) is None:
         return None
-    relaxed = type(mol)(mol)
     field = force_fields.MMFFGetMoleculeForceField(relaxed, parameters)
     before = field.CalcEnergy()
     field.Minimize(maxIts=_RELAX_STEPS)
@@ -251,4 +251,9 @@ def _posebusters() -> Callable[[Mol], tuple[str, ...]]:
     """
     buster = require("posebusters", "molecules-eval").PoseBusters(config="mol")
     logging.getLogger("posebusters").setLevel(logging.ERROR)  # it warns of every test without a result, twice
-    return lambda mol: tuple(sorted(str(name) for name, passed in buster.bust(mol).iloc[0].items() if passed == 0))
+
+    def failed_tests(mol: Mol) -> tuple[str, ...]:
+        results = buster.bust(type(mol)(mol)).iloc[0]  # a copy: it sanitises what it is given
+        return tuple(sorted(str(name) for name, passed in results.items() if passed == 0))
+
+    return failed_tests

@@ -186,6 +186,13 @@ def test_strain_is_zero_at_the_minimum_and_grows_with_distortion():
     assert scores.strain_energy(Chem.RemoveHs(relaxed)) is None
 
 
+def test_strain_leaves_aromaticity_as_rdkit_sees_it():
+    pyridone = embedded("Cc1cc(F)c[nH]c1=O")  # aromatic to RDKit, not to MMFF
+    kept = scores.score([pyridone]).molecules[0]
+    assert sum(bond.GetIsAromatic() for bond in kept.GetBonds()) == 6
+    assert sum(h.total for group, h in measure([kept])["bond_lengths"].items() if ":" in group) == 6
+
+
 def test_a_molecule_with_five_bonds_on_carbon_is_not_valid():
     numbers, bonds = [6, 1, 1, 1, 1, 1], [(0, k, 1) for k in range(1, 6)]
     s = scores.score([mol(numbers, [*METHANE.tolist(), [1, 0, 0]], bonds)]).scores[0]
