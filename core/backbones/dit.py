@@ -1,8 +1,8 @@
 """A diffusion transformer (DiT, Peebles and Xie 2023) for grids of any number of axes: sound, images, video.
 
-The sample ``(batch, channels, *grid)`` is cut into patches. Tokens attend to each other with rotary positions in
-physical units; time and the conditions of the whole sample act through adaLN-zero; a context sequence acts through
-cross-attention, or as tokens in front of the others. At initialisation the output is zero.
+The sample ``(batch, channels, *grid)``, or ``(batch, *grid, channels)``, is cut into patches. Tokens attend to each
+other with rotary positions in physical units; time and the conditions of the whole sample act through adaLN-zero; a
+context sequence acts through cross-attention, or as tokens in front of the others. At initialisation the output is zero.
 
 Tokens that share a time form a group, ``(batch, groups, tokens of a group, width)``: one group where time is per
 sample, one per frame where it is per frame. Modulation is computed once per group.
@@ -61,22 +61,22 @@ class Block(nn.Module):
 class DiT(nn.Module):
     """``forward(x, t, cond, previous)``: (batch, channels, *grid) to the same shape and dtype.
 
-    ``t`` in [0, 1] is one number, (batch,), (batch, frames), or otherwise left-aligned with the grid; a token has the
-    highest time of its elements. Conditions, all optional, others are ignored; "not given" is a missing key, -1 for a
-    label, NaN for a number, a NaN vector in the context:
+    ``t`` in [0, 1] is one number, (batch,), (batch, frames) or otherwise left-aligned with the grid, or of the sample's
+    rank, such as (batch, 1, *grid); a token has the highest time of its elements. Conditions, all optional, others are
+    ignored; "not given" is a missing key, -1 for a label, NaN for a number, a NaN vector in the context:
 
-        mask        real elements, boolean, left-aligned with the grid, e.g. (batch, frames)
+        mask        real elements, boolean, aligned as ``t``
         label       class, (batch,), or k of them, (batch, k)
         <scalar>    each number named in ``scalars``, (batch,), standardised
         context     a sequence (batch, length, context_dim), with context_mask (batch, length)
         spacing     distance between neighbouring elements along each axis, (batch, axes)
 
-    ``t`` and ``mask`` may also be aligned with the sample, with one channel: (batch, 1, *grid). Padding has no effect
-    on real elements and is zero in the output. A grid that patches do not divide is padded inside.
+    Padding has no effect on real elements and is zero in the output. Patches need not divide the grid.
 
     Args:
         channels: channels of the sample.
         patch: elements of a patch along each axis; its length is the number of axes.
+        channels_last: the sample is (batch, *grid, channels).
         size: width, depth and heads by the DiT paper's name: S, B, L or XL. Each may also be given.
         mlp_ratio: hidden width of the MLP over the width.
         labels: number of classes.
@@ -95,6 +95,7 @@ class DiT(nn.Module):
         self,
         channels: int,
         patch: Sequence[int] = (2, 2),
+        channels_last: bool = False,
         size: str = "S",
         width: int | None = None,
         depth: int | None = None,
@@ -113,7 +114,7 @@ class DiT(nn.Module):
         if size not in SIZES:
             raise ValueError(f"unknown size {size!r}. Choices: {', '.join(SIZES)}")
         width, depth, heads = width or SIZES[size][0], depth or SIZES[size][1], heads or SIZES[size][2]
-        self.channels, self.heads = channels, heads
+        self.channels, self.channels_last, self.heads = channels, channels_last, heads
         self.patch = tuple(patch)
         self.spacing = tuple(spacing) if spacing is not None else (1.0,) * len(self.patch)
         if wavelengths is None:
@@ -158,8 +159,10 @@ class DiT(nn.Module):
     def forward(
         self, x: Tensor, t: float | Tensor, cond: Mapping[str, Any] | None = None, previous: Tensor | None = None
     ) -> Tensor:
-        if x.ndim != 2 + len(self.patch) or x.shape[1] != self.channels:
-            raise ValueError(f"expected (batch, {self.channels}, {len(self.patch)} axes), got {tuple(x.shape)}")
+        axes, at = len(self.patch), -1 if self.channels_last else 1
+        if x.ndim != 2 + axes or x.shape[at] != self.channels:
+            raise ValueError(f"expected {axes} axes and {self.channels} channels at {at}, got {tuple(x.shape)}")
+        x, previous = x.movedim(at, 1), None if previous is None else previous.movedim(at, 1)
         cond = cond or {}
         batch, grid, dtype = x.shape[0], x.shape[2:], x.dtype
         counts = [-(-size // patch) for size, patch in zip(grid, self.patch, strict=True)]
@@ -200,16 +203,16 @@ class DiT(nn.Module):
         out = self.output(modulate(h, shift, scale).flatten(1, 2)[:, front:])
         out = rearrange(out, self._join, **self._sizes, **{f"n{i}": n for i, n in enumerate(counts)})
         out = out[(..., *(slice(size) for size in grid))].to(dtype)
-        return out if mask is None else torch.where(mask.unsqueeze(1), out, 0)
+        out = out if mask is None else torch.where(mask.unsqueeze(1), out, 0)
+        return out.movedim(1, at)
 
     def _on_grid(self, name: str, values: Tensor, x: Tensor) -> Tensor:
-        """Per-sample or per-element values as (batch or 1, *axes), axes of size 1 where they do not vary."""
-        if values.ndim == x.ndim and values.shape[1] == 1:
-            values = values.squeeze(1)
-        shape = (values.shape or (1,)) + (1,) * (x.ndim - 1 - max(values.ndim, 1))
-        fits = zip(shape, (x.shape[0], *x.shape[2:]), strict=False)
-        if len(shape) != x.ndim - 1 or any(size not in (1, full) for size, full in fits):
-            raise ValueError(f"{name} of shape {tuple(values.shape)} does not align with a sample {tuple(x.shape)}")
+        """Values for a sample or its elements as (batch or 1, *axes), axes of size 1 where they do not vary."""
+        full = (x.shape[0], *x.shape[2:])
+        given, values = values.shape, values.amax(-1 if self.channels_last else 1) if values.ndim == x.ndim else values
+        shape = (values.shape or (1,)) + (1,) * (len(full) - max(values.ndim, 1))
+        if len(shape) > len(full) or any(size not in (1, most) for size, most in zip(shape, full, strict=True)):
+            raise ValueError(f"{name} of shape {tuple(given)} does not fit {full[0]} samples of {full[1:]} elements")
         return values.reshape(shape)
 
     def _over_patches(self, values: Tensor, grid: Sequence[int]) -> Tensor:

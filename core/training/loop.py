@@ -170,8 +170,8 @@ class _Run:
         self.batches.close()
         self.metrics.close()
         self.timings.close()
-        if self.config.trackers:
-            self.accelerator.end_training()
+        for tracker in self.accelerator.trackers:  # end_training() would end the process group too
+            tracker.finish()
 
     # The loop
 

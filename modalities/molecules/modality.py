@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,9 +25,9 @@ from .collection import MoleculeSet
 from .data import open_molecules
 from .fragments import random_fragment
 from .molecule import SYMBOLS, Molecule, from_rdkit, to_rdkit
+from .request import PROPERTIES, MoleculeRequest, parse_formula
 from .state import BONDS, Encoding, known_parts, space_of
 
-PROPERTIES = ("alpha", "gap", "mu", "Cv")
 _SIZE_KEY, _COUNT_UNIT = -5, 10.0  # a key of generators for sizes; atoms of an element in one unit of "composition"
 
 
@@ -54,36 +53,6 @@ class Records:
 
     def __getitem__(self, index: int) -> Record:
         return self.molecules[index], {name: float(v[index]) for name, v in self.molecules.properties.items()}
-
-
-@dataclass
-class MoleculeRequest:
-    """What one can ask of a molecule.
-
-    Attributes:
-        atoms: number of atoms with hydrogens; by default drawn from the training data.
-        formula: a molecular formula such as C7H10O2; sets the number of atoms.
-        scaffold: an SDF whose first molecule is kept, atom by atom, and grown.
-        alpha: polarisability in Bohr^3, where the checkpoint was trained on it; likewise below.
-        gap: HOMO-LUMO gap in eV.
-        mu: dipole moment in D.
-        Cv: heat capacity in cal/mol/K, less 2.981 for each atom (EDM's definition).
-        properties: values of other properties that the checkpoint was trained on, by name.
-    """
-
-    atoms: int | None = None
-    formula: str | None = None
-    scaffold: str | None = None
-    alpha: float | None = None
-    gap: float | None = None
-    mu: float | None = None
-    Cv: float | None = None
-    properties: dict[str, float] = field(default_factory=dict)
-
-    def wanted(self) -> dict[str, float]:
-        """All requested property values by name."""
-        named = {name: getattr(self, name) for name in PROPERTIES}
-        return {name: float(value) for name, value in {**named, **self.properties}.items() if value is not None}
 
 
 @MODALITIES.register("molecules")
@@ -352,11 +321,7 @@ class Molecules(Modality):
         return float(np.exp(-0.5 * ((value - mean) / std) ** 2) / std)
 
     def _formula(self, text: str) -> dict[str, int]:
-        counts: dict[str, int] = {}
-        if not re.fullmatch(r"([A-Z][a-z]?\d*)+", text):
-            raise ValueError(f"{text!r} is not a molecular formula such as C7H10O2")
-        for symbol, count in re.findall(r"([A-Z][a-z]?)(\d*)", text):
-            counts[symbol] = counts.get(symbol, 0) + int(count or 1)
+        counts = parse_formula(text)
         outside = [symbol for symbol in counts if symbol not in self.encoding.elements]
         if outside:
             known = ", ".join(self.encoding.elements)

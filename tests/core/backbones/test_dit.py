@@ -98,7 +98,8 @@ def test_padding_differs_by_sample_and_axis() -> None:
     out = net(x, t, {"mask": mask})
     for i, (a, b, c) in enumerate(sizes):
         same(out[i : i + 1, :, :a, :b, :c], net(x[i : i + 1, :, :a, :b, :c], t[i : i + 1]))
-    same(out, net(x, t, {"mask": mask[:, None]}), 0)  # aligned with the sample
+    for aligned in (mask[:, None], mask[:, None].expand(x.shape)):
+        assert torch.equal(out, net(x, t, {"mask": aligned}))
 
 
 def test_positions_are_relative() -> None:
@@ -127,7 +128,7 @@ def test_constant_times_are_one_time(in_context: bool) -> None:
     net = awake(patch=(1, 2, 2), context_dim=6, in_context=in_context)
     x, cond = random(2, 3, 3, 4, 5), {"context": random(2, 4, 6)}
     expected = net(x, torch.tensor([0.3, 0.3]), cond)
-    for shape in ((), (2,), (1,), (2, 3), (2, 1, 4), (2, 3, 4, 5), (2, 1, 3, 1, 1), (2, 1, 3, 4, 5)):
+    for shape in ((), (2,), (1,), (2, 3), (2, 1, 4), (2, 3, 4, 5), (2, 1, 3, 1, 1), (2, 3, 3, 4, 5)):
         same(net(x, torch.full(shape, 0.3), cond), expected)
     same(net(x, 0.3, cond), expected)
     differ(net(x, torch.tensor([0.3, 0.6]), cond), expected)
@@ -146,6 +147,16 @@ def test_a_patch_has_the_highest_time_of_its_elements() -> None:
     net = awake(patch=(2,))
     x = random(1, 3, 5)
     same(net(x, torch.tensor([[0.1, 0.2, 0.0, 0.7, 0.4]])), net(x, torch.tensor([[0.2, 0.2, 0.7, 0.7, 0.4]])), 0)
+
+
+def test_channels_last() -> None:
+    nets = awake(patch=(1, 2), self_condition=True), awake(patch=(1, 2), self_condition=True, channels_last=True)
+    x, t, mask = random(2, 3, 4, 5), torch.rand(2, 4), torch.rand(2, 4, 5) < 0.7
+    last = x.movedim(1, -1)
+    expected = nets[0](x, t, {"mask": mask}, previous=2 * x).movedim(1, -1)
+    assert torch.equal(nets[1](last, t, {"mask": mask}, previous=2 * last), expected)
+    for aligned in (mask[..., None], mask[..., None].expand(last.shape)):
+        assert torch.equal(nets[1](last, t, {"mask": aligned}, previous=2 * last), expected)
 
 
 def test_modulation_is_computed_once_for_each_time() -> None:
@@ -316,12 +327,13 @@ def test_sizes_and_registry() -> None:
 @pytest.mark.parametrize(
     ("x", "t", "mask", "message"),
     [
-        ((2, 4, 4, 4), (2,), None, "expected .batch, 3, 2 axes."),
-        ((2, 3, 4), (2,), None, "2 axes"),
-        ((2, 3, 4, 4), (3,), None, r"t of shape \(3,\) does not align"),
+        ((2, 4, 4, 4), (2,), None, "expected 2 axes and 3 channels at 1"),
+        ((2, 3, 4), (2,), None, "expected 2 axes"),
+        ((2, 3, 4, 4), (3,), None, r"t of shape \(3,\) does not fit 2 samples of \(4, 4\)"),
         ((2, 3, 4, 4), (2, 3), None, "t of shape"),
-        ((2, 3, 4, 4), (2, 3, 4, 4), None, "t of shape"),
+        ((2, 3, 4, 4), (2, 3, 4, 5), None, "t of shape"),
         ((2, 3, 4, 4), (2,), (2, 5), "mask of shape"),
+        ((2, 3, 4, 4), (2,), (2, 1, 4, 4, 1), "mask of shape"),
     ],
 )
 def test_errors(x: tuple[int, ...], t: tuple[int, ...], mask: tuple[int, ...] | None, message: str) -> None:

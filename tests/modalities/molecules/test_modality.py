@@ -18,8 +18,9 @@ from noiseloom.modalities.contract_tests import Case
 from noiseloom.modalities.molecules.alignment import assign, random_rotations, rotation_onto
 from noiseloom.modalities.molecules.data import load_tiny
 from noiseloom.modalities.molecules.fragments import random_fragment
-from noiseloom.modalities.molecules.modality import MoleculeRequest, Molecules
+from noiseloom.modalities.molecules.modality import Molecules
 from noiseloom.modalities.molecules.molecule import Molecule, from_rdkit, to_rdkit
+from noiseloom.modalities.molecules.request import MoleculeRequest
 
 
 @pytest.fixture(scope="module")
