@@ -32,6 +32,7 @@ def draw(pipeline: Pipeline, config: SampleConfig) -> Samples:
         grid=chosen(config.grid),
         schedule=chosen(config.schedule),
         guidance=chosen(config.guidance),
+        temperature=config.temperature,
         batch_size=config.batch_size,
         precision=config.precision,
         **config.request,

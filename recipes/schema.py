@@ -53,6 +53,7 @@ class SampleConfig:
         grid: the times that it visits.
         schedule: another schedule than the trained one.
         guidance: how hard to push towards a condition; guidance=2 is short for guidance.scale=2.
+        temperature: a factor on the noise to start from; below 1 samples are more typical and less varied.
         batch_size: samples at a time; changes speed and memory, not samples.
         precision: of the network's arithmetic, fp32 or bf16.
         compile: torch.compile the network; pays for thousands of samples.
@@ -68,6 +69,7 @@ class SampleConfig:
     grid: Named = named()
     schedule: Named = named()
     guidance: Named = named()
+    temperature: Any = None
     batch_size: int | None = None
     precision: str | None = None
     compile: bool = False

@@ -2,7 +2,7 @@
 
 The sample ``(batch, channels, *grid)``, or ``(batch, *grid, channels)``, is cut into patches. Tokens attend to each
 other with rotary positions in physical units; time and the conditions of the whole sample act through adaLN-zero; a
-context sequence acts through cross-attention, or as tokens in front of the others. At initialisation the output is zero.
+context sequence acts through cross-attention, or as tokens in front of the others. At initialisation the output is 0.
 
 Tokens that share a time form a group, ``(batch, groups, tokens of a group, width)``: one group where time is per
 sample, one per frame where it is per frame. Modulation is computed once per group.

@@ -33,6 +33,7 @@ DEFAULTS: dict[str, Any] = {
     "grid": "uniform",
     "schedule": None,
     "guidance": None,
+    "temperature": 1.0,
     "batch_size": 128,
     "precision": "fp32",
 }
@@ -148,6 +149,7 @@ class Pipeline:
         grid: Any = None,
         schedule: Any = None,
         guidance: Any = None,
+        temperature: float | Mapping[str, float] | None = None,
         seed: int | Sequence[int] = 0,
         batch_size: int | None = None,
         precision: str | None = None,
@@ -168,6 +170,8 @@ class Pipeline:
             sampler, grid, schedule: names, ``{"name": ..., options}`` or objects; a schedule other than the trained
                 one is matched in log-SNR.
             guidance: a scale, or a name with options.
+            temperature: a factor on the noise to start from, for all parts or by part; below 1 samples are more
+                typical and less varied.
             seed: one number, or one for each sample (``Samples.seeds``).
             batch_size: the most samples at a time; changes speed and memory, not the samples (beyond rounding).
             precision: "fp32", or "bf16" (autocast).
@@ -185,6 +189,7 @@ class Pipeline:
             "grid": grid,
             "schedule": schedule,
             "guidance": _alias("guidance", guidance, "guidance_scale", guidance_scale),
+            "temperature": temperature,
             "batch_size": batch_size,
             "precision": precision,
         }
@@ -219,7 +224,8 @@ class Pipeline:
             guidance = settings["guidance"]
             spec = {"name": "classifier_free", "scale": guidance} if isinstance(guidance, int | float) else guidance
             denoise = GUIDANCE.build(spec, denoise=denoise)
-        return denoise, {"schedule": schedule, "sampler": SAMPLERS.build(settings["sampler"]), "grid": grid}
+        sampler, temperature = SAMPLERS.build(settings["sampler"]), settings["temperature"]
+        return denoise, {"schedule": schedule, "sampler": sampler, "grid": grid, "temperature": temperature}
 
     @torch.no_grad()
     def _run(self, denoise: Denoise, layout: Any, options: dict[str, Any], seeds: list[int], bar: Any) -> Sample:

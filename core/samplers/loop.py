@@ -170,6 +170,7 @@ def trajectory(
     cond: Cond | None = None,
     known: Sample | None = None,
     strength: float = 1.0,
+    temperature: float | Mapping[str, float] = 1.0,
 ) -> Iterator[Step]:
     """Sampling from noise, step by step, with everything by name or as an object.
 
@@ -188,6 +189,8 @@ def trajectory(
         known: boolean, left-aligned with the sample, part by part: elements of ``x`` that are given.
         strength: where in time to start: 1 is noise alone, less starts from ``x`` with that much noise (SDEdit), 0
             has no steps.
+        temperature: a factor on the noise to start from, for all parts or by part. Below 1 samples are more typical
+            and less varied; 1 is the distribution that was learned.
 
     Raises:
         ValueError: unknown names or options, and what ``sample`` raises.
@@ -200,7 +203,7 @@ def trajectory(
     grid = shorten(make_grid(grid, steps, schedule), strength)
     generators = _generators(seeds, batch_size(x))
     home = default_space(x) if space is None else space
-    noise = home.noise(x, generators)
+    noise = map_parts(lambda part, factor: part * factor, home.noise(x, generators), _temperatures(temperature, x))
     # From noise alone alpha(t) x is left out, also where the schedule's alpha(1) is not quite 0. Times per element
     # may hold clean elements, which are theirs to keep.
     clean = x if strength < 1 or grid.ndim > 1 else map_parts(torch.zeros_like, x)
@@ -237,6 +240,14 @@ def _generators(seeds: int | Sequence[int] | None, count: int) -> list[Generator
     if len(seeds) != count:
         raise ValueError(f"{count} samples need as many seeds, got {len(seeds)}")
     return [generator(int(seed)) for seed in seeds]
+
+
+def _temperatures(temperature: float | Mapping[str, float], x: Sample) -> Any:
+    if not isinstance(temperature, Mapping):
+        return temperature
+    if unknown := [name for name in temperature if name not in parts(x)]:
+        raise ValueError(f"no part {', '.join(unknown)} to give a temperature. Parts: {', '.join(parts(x))}")
+    return {name: temperature.get(name, 1.0) for name in parts(x)}
 
 
 def _same(one: Schedule, other: Schedule) -> bool:

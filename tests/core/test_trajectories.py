@@ -413,3 +413,16 @@ def test_noised_is_the_forward_process() -> None:
     x0, noise = torch.randn(3, 2, dtype=torch.float64), torch.randn(3, 2, dtype=torch.float64)
     t = torch.tensor([0.0, 0.25, 1.0], dtype=torch.float64)
     assert torch.allclose(noised(x0, noise, t, FLOW), (1 - t)[:, None] * x0 + t[:, None] * noise)
+
+
+def test_temperature_scales_the_start_and_so_the_spread() -> None:
+    """On Gaussian data the ODE is linear: half the noise to start from gives half the spread, exactly."""
+
+    def denoise(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:  # data N(0, 4), flow
+        return 4 * (1 - t) * x / (4 * (1 - t) ** 2 + t**2)
+
+    like = torch.zeros(8, 3, dtype=torch.float64)
+    full, half = (generate(denoise, like, steps=10, seeds=0, temperature=value) for value in (1.0, 0.5))
+    assert torch.allclose(half, full / 2)
+    with pytest.raises(ValueError, match="no part atoms to give a temperature"):
+        generate(denoise, like, steps=2, seeds=0, temperature={"atoms": 0.5})
