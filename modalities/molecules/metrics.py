@@ -148,7 +148,7 @@ def _shares(scored: Scored, train_smiles: Container[str] | None) -> list[Row]:
     )
     if train_smiles is not None:
         new = sum(smiles not in train_smiles for smiles in unique)
-        caveat = "QM9 enumerates its space: a high figure is no merit"
+        caveat = "on QM9, which enumerates its space, no merit"
         rows.append(
             share("novel", new, len(unique), f"SMILES not in the training set; of unique; {caveat}", better="real")
         )
