@@ -14,7 +14,7 @@ Shapes: B batch, N atoms, M = 2l + 1 components of a steerable feature.
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,12 +24,13 @@ from torch import Tensor, nn
 
 from noiseloom.core.backbones import NETWORKS
 from noiseloom.core.samples import Cond, Sample, align_left, pick, product
+from noiseloom.core.spaces import Centred
 
 from ..extras import require
 from .blocks import AtomBlock, ConditionEmbedding, PairBlock, PairEmbedding, SteerableNorm, linear
 
 
-class MoleculeNetwork(nn.Module):
+class MoleculeNetwork(nn.Module, ABC):
     """What both networks share: embeddings, blocks and heads."""
 
     def __init__(
@@ -86,9 +87,9 @@ class MoleculeNetwork(nn.Module):
         t_atoms, t_bonds = (
             self._times(pick(t, part), x[part], dims) for part, dims in (("positions", 2), ("bonds", 3))
         )
-        present = mask[..., None].to(positions.dtype)
+        centred = Centred(mask)
         previous = previous if previous is not None else x.apply(torch.zeros_like)
-        place, first = (_centred(p["positions"], present) for p in (x, previous))
+        place, first = (centred.project(p["positions"]) for p in (x, previous))
 
         c = self.embed_condition(t_atoms, mask, cond)
         v, harmonics = self.steerables(place, first)
@@ -110,7 +111,7 @@ class MoleculeNetwork(nn.Module):
         bonds = self.bonds_out(e + e.transpose(1, 2))
         return product(
             {
-                "positions": _centred(self.positions_out(s, v), present).to(positions.dtype),
+                "positions": centred.project(self.positions_out(s, v).to(positions.dtype)),
                 "atoms": atoms,
                 "charges": charges,
                 "bonds": bonds,
@@ -129,12 +130,6 @@ class MoleculeNetwork(nn.Module):
             return t.expand(len(part))
         t = t.reshape(t.shape[:dims]) if t.ndim > dims else t
         return t if t.ndim == 1 else align_left(t, part[..., 0]).expand(part.shape[:dims])
-
-
-def _centred(x: Tensor, present: Tensor) -> Tensor:
-    """Coordinates with the mean of the real atoms taken out, zero on padding, in the dtype of x."""
-    mean = (x * present).sum(1, keepdim=True) / present.sum(1, keepdim=True).clamp(min=1)
-    return (x - mean) * present
 
 
 @NETWORKS.register("equivariant")
