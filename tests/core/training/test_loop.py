@@ -41,15 +41,15 @@ def test_it_learns_the_best_loss_there_is(tmp_path: Path) -> None:
     """Velocity of N(m, s^2) data under the flow: the least error at t is s^2 / ((1 - t)^2 s^2 + t^2)."""
     wide = denoiser(width=64, dropout=0.0)
     options = config(
-        steps=400, batch_size=64, lr=2e-2, warmup=20, eval_every=400, eval_samples=512, checkpoint_every=400
+        steps=200, batch_size=64, lr=2e-2, warmup=20, eval_every=200, eval_samples=512, checkpoint_every=200
     )
     result = train(wide, Denoising(), Gaussian(4096, 0.0), options, tmp_path, valid=Gaussian(512))
     for u in (0.3125, 0.5625, 0.8125):
         best = 0.25 / ((1 - u) ** 2 * 0.25 + u**2)
         assert result.held_out[f"valid/loss/u{u:.4f}"] == pytest.approx(best, rel=0.15)
-    assert result.step == 400
-    assert result.samples == 400 * 64
-    assert result.best == {"step": 400, "loss": result.held_out["valid/loss"]}
+    assert result.step == 200
+    assert result.samples == 200 * 64
+    assert result.best == {"step": 200, "loss": result.held_out["valid/loss"]}
 
 
 def test_metrics_are_means_over_the_steps_between_and_never_tell_the_time(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def batch(count: int = 2, atoms: int = 7) -> tuple[Sample, Sample, dict[str, Ten
 
 
 def relative(a: Tensor, b: Tensor) -> float:
-    return float((a - b).abs().max() / b.abs().max())
+    return float(((a - b).abs().max() / b.abs().max()).detach())
 
 
 @pytest.mark.parametrize("irreps", ["8x1o", "8x1o + 4x2e", "8x1o + 4x2e + 4x3o"])
