@@ -85,7 +85,8 @@ class Recipe:
             **self.modality.denoiser_options(),
             "recipe": config.recipe,
             "seed": config.trainer.seed,
-            "data": fingerprint["data"],
+            # A checkpoint is published: of a file's path only its name.
+            "data": {**fingerprint["data"], "source": Path(self.source).name},
             "sampling": dict(config.sampling),
             "training": {"objective": config.objective, "trainer": config.trainer.fixed()},
         }
