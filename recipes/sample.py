@@ -16,6 +16,7 @@ def run(config: SampleConfig) -> None:
     if config.count < 0:
         raise UsageError(f"count must not be negative, got {config.count}")
     pipeline = noiseloom.load(config.checkpoint)
+    Path(config.out).mkdir(parents=True, exist_ok=True)  # a place that cannot be written to is told before the work
     if config.compile:
         pipeline.compile()
     samples = draw(pipeline, config)

@@ -40,7 +40,7 @@ DEFAULTS: dict[str, Any] = {
 
 
 class SampledModality(Protocol):
-    """What a pipeline needs of a modality (``noiseloom.modalities.modality.Modality`` has it all)."""
+    """What a pipeline needs of a modality (the contract of modalities has it all)."""
 
     Request: ClassVar[type]
 
