@@ -78,7 +78,7 @@ class DiT(nn.Module):
         patch: elements of a patch along each axis; its length is the number of axes.
         channels_last: the sample is (batch, *grid, channels).
         size: width, depth and heads by the DiT paper's name: S, B, L or XL. Each may also be given.
-        mlp_ratio: hidden width of the MLP over the width.
+        mlp_ratio: hidden width over width of a plain MLP with as many parameters as the gated one.
         labels: number of classes.
         scalars: names of the numbers that it is conditioned on.
         context_dim: width of the context sequence.
