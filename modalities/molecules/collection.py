@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..atomic import make_folder, replacing
 from .molecule import Molecule
 
 EXAMPLES = 3  # names kept for each reason of a report
@@ -222,16 +223,15 @@ class MoleculeSet:
 
 
 def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:
-    """Write a compressed ``.npz`` beside its place, then rename it: a reader never sees half a file."""
+    """Write a compressed ``.npz``, whole or not at all, making its folder if need be.
+
+    Raises:
+        CannotWrite: a full disk, no permission.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            np.savez_compressed(file, **dict[str, Any](arrays))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    make_folder(path.parent)
+    with replacing(path) as partial, partial.open("wb") as file:
+        np.savez_compressed(file, **dict[str, Any](arrays))
 
 
 def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:

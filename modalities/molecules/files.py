@@ -10,12 +10,13 @@ import csv
 import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..atomic import CannotWrite as CannotWrite
+from ..atomic import write_all
 from ..extras import require
 from ..report import Report
 from .distributions import has_geometry
@@ -35,10 +36,6 @@ COLUMNS = (
 DRAWN = 24  # molecules in the picture
 _TILE = (230, 200)  # pixels of one molecule in the picture
 _LARGEST = 9999.0  # angstrom, the largest coordinate an SDF has columns for
-
-
-class CannotWrite(OSError):
-    """A file that could not be written: a full disk, a folder without permission; the message is one line."""
 
 
 def save(
@@ -77,10 +74,6 @@ def save(
         if len(given) != len(molecules):
             raise ValueError(f"{len(given)} {name} for {len(molecules)} molecules")
     rows = [_row(index, seed, its) for index, (seed, its) in enumerate(zip(seeds, scores, strict=True))]
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CannotWrite(f"cannot make the folder {directory}: {error.strerror}") from error
     with require("rdkit.rdBase", "molecules").BlockLogs():
         contents: dict[str, Iterable[str] | bytes | None] = {
             "samples.sdf": (_record(mol, row) for mol, row in zip(molecules, rows, strict=True)),
@@ -89,7 +82,7 @@ def save(
             "metrics.json": None if report is None else [report.to_json()],
             "index.html": [page(title, molecules[:shown], rows, report)],
         }
-        return [path for name, content in contents.items() if (path := _write(directory / name, content))]
+        return write_all(directory, contents)
 
 
 def read_molecules(path: str | os.PathLike[str]) -> list[Mol | None]:
@@ -175,25 +168,6 @@ def _picture(molecules: Sequence[Mol | None], rows: Sequence[dict[str, Any]]) ->
     canvas.DrawMolecules(tiles, legends=legends)
     canvas.FinishDrawing()
     return canvas.GetDrawingText()
-
-
-def _write(path: Path, content: Iterable[str] | bytes | None) -> Path | None:
-    """Write a file whole or not at all. None: there must be no such file, so an older one is removed."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        if content is None:
-            path.unlink(missing_ok=True)
-            return None
-        with partial.open("wb") as file:
-            for chunk in [content] if isinstance(content, bytes) else (text.encode() for text in content):
-                file.write(chunk)
-        partial.replace(path)
-    except OSError as error:
-        raise CannotWrite(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-    return path
 
 
 def _is_xyz(path: Path) -> bool:

@@ -17,7 +17,7 @@ from noiseloom.core.randomness import generator
 from noiseloom.core.samples import Sample, product
 from noiseloom.core.spaces import Space
 
-from ..modality import MODALITIES, Layout, Modality
+from ..modality import MODALITIES, Layout, Modality, Plan
 from ..report import Report
 from . import networks  # noqa: F401  (registers the networks)
 from .alignment import assign, random_rotations, rotation_onto
@@ -242,7 +242,10 @@ class Molecules(Modality):
 
     # Sampling
 
-    def sizes(self, request: MoleculeRequest, seeds: Sequence[int]) -> list[int]:
+    def plans(self, request: MoleculeRequest, seeds: Sequence[int]) -> list[Plan]:
+        return [Plan(size) for size in self._sizes(request, seeds)]
+
+    def _sizes(self, request: MoleculeRequest, seeds: Sequence[int]) -> list[int]:
         self._check_properties(request)
         if request.formula:
             total = sum(self._formula(request.formula).values())
@@ -267,9 +270,10 @@ class Molecules(Modality):
         draws = [torch.multinomial(allowed, 1, generator=generator(seed, _SIZE_KEY)) for seed in seeds]
         return [int(sizes[int(draw)]) for draw in draws]
 
-    def layout(self, request: MoleculeRequest, sizes: Sequence[int]) -> Layout:
+    def layout(self, request: MoleculeRequest, plans: Sequence[Plan]) -> Layout:
+        sizes = [plan.size for plan in plans]
         batch, size = len(sizes), max(sizes)
-        mask = torch.arange(size)[None] < torch.tensor(list(sizes))[:, None]
+        mask = torch.arange(size)[None] < torch.tensor(sizes)[:, None]
         counts = torch.full((batch, len(self.encoding.elements)), torch.nan)
         if request.formula:
             formula = self._formula(request.formula)
