@@ -2,6 +2,10 @@
 
     x0 = weak + scale (main - weak)
 
+With several conditions there is a ladder of estimates, each told one condition more, and a scale for each rung:
+
+    x0 = e_0 + sum_k scale_k (e_k - e_{k-1})
+
 A guided denoiser is a denoiser: it wraps one and can be wrapped again. Everything is said of the estimate of x0; the
 noise follows from it.
 """
@@ -9,13 +13,13 @@ noise follows from it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .conditioning import STRUCTURE, null
+from .conditioning import STRUCTURE, null, null_value
 from .denoiser import Denoise, implied_noise
 from .predictions import Estimate, scale_like
 from .registry import Registry
@@ -55,24 +59,32 @@ class Guidance(ABC):
         self.denoise, self.schedule = denoise, schedule
         self.scale, self.interval, self.rescale = scale, interval, rescale
 
+    @property
+    def scales(self) -> Sequence[float]:
+        """The scale of each rung."""
+        return (self.scale,)
+
     @abstractmethod
-    def pair(self, x: Sample, t: Time, cond: Cond | None, previous: Sample | None) -> tuple[Sample, Sample]:
-        """The main and the weak estimate of x0."""
+    def ladder(self, x: Sample, t: Time, cond: Cond | None, previous: Sample | None) -> Sequence[Sample]:
+        """Estimates of x0 from the weakest to the main one: one more than there are scales."""
 
     def __call__(self, x: Sample, t: Time, cond: Cond | None = None, previous: Sample | None = None) -> Estimate:
-        if self.scale == 1 or self._outside(t):
+        if all(scale == 1 for scale in self.scales) or self._outside(t):
             return self.denoise(x, t, cond, previous)
-        main, weak = self.pair(x, t, cond, previous)
+        *weaker, main = self.ladder(x, t, cond, previous)
         mask = (cond or {}).get("mask")
 
-        def guide(main: Tensor, weak: Tensor, time: Any) -> Tensor:
-            guided = torch.lerp(weak, main, self._scale_at(time, main))
+        def guide(main: Tensor, time: Any, *weaker: Tensor) -> Tensor:
+            guided = weaker[0]
+            for below, above, scale in zip(weaker, (*weaker[1:], main), self.scales, strict=True):
+                rung = torch.lerp(below, above, self._scale_at(scale, time, main))
+                guided = rung if below is guided else guided + (rung - below)
             if not self.rescale:
                 return guided
             ratio = _std(main, mask) / _std(guided, mask).clamp(min=1e-12)
             return guided * align_left(1 + self.rescale * (ratio - 1), guided)
 
-        x0 = map_parts(guide, main, weak, t)
+        x0 = map_parts(guide, main, t, *weaker)
         return Estimate(x0, lambda: implied_noise(x, x0, t, self.schedule))
 
     def _inside(self, t: Any) -> Tensor:
@@ -85,10 +97,10 @@ class Guidance(ABC):
         one = not isinstance(t, Tensor) or t.ndim == 0
         return self.interval is not None and one and not hasattr(t, "items") and not bool(self._inside(t))
 
-    def _scale_at(self, t: Any, like: Tensor) -> float | Tensor:
+    def _scale_at(self, scale: float, t: Any, like: Tensor) -> float | Tensor:
         if self.interval is None:
-            return self.scale
-        return scale_like(torch.where(self._inside(t), self.scale, 1.0), like)
+            return scale
+        return scale_like(torch.where(self._inside(t), scale, 1.0), like)
 
 
 def _std(x: Tensor, mask: Tensor | None) -> Tensor:
@@ -123,21 +135,69 @@ class ClassifierFree(Guidance):
         super().__init__(denoise, scale, interval, rescale, schedule)
         self.keep = tuple(keep)
 
-    def pair(self, x: Sample, t: Time, cond: Cond | None, previous: Sample | None) -> tuple[Sample, Sample]:
+    def ladder(self, x: Sample, t: Time, cond: Cond | None, previous: Sample | None) -> Sequence[Sample]:
         without = null(cond, self.keep)
         if cond is None or without is None or all(without[name] is cond[name] for name in cond):
             given = ", ".join(name for name in cond or {} if name not in STRUCTURE) or "none"
             raise ValueError(f"classifier-free guidance needs a condition to leave out; given: {given}")
-        both = {name: torch.cat([v, without[name]]) if isinstance(v, Tensor) else v for name, v in cond.items()}
-        count = batch_size(x)
-        doubled = self.denoise(_twice(x, count), _twice(t, count), both, _twice(previous, count)).x0
-        return doubled[:count], doubled[count:]
+        return _in_one_call(self.denoise, x, t, [without, cond], previous)
 
 
-def _twice(value: Any, count: int) -> Any:
-    """A batch of ``count`` after itself; what has no batch dimension of that size serves both halves."""
-    batched = getattr(value, "ndim", 0) > 0 and len(value) == count
-    return torch.cat([value, value]) if batched else value
+@GUIDANCE.register("per_condition")
+class PerCondition(Guidance):
+    """Classifier-free guidance with a scale for each condition (Brooks et al. 2023, eq. 3, for any number).
+
+    The conditions named are told one after another, in this order; those not named are always told. All estimates come
+    from one call of a larger batch. Equal scales are classifier-free guidance.
+
+    Args:
+        scales: a scale for each condition by name.
+    """
+
+    def __init__(
+        self,
+        denoise: Denoise,
+        scales: Mapping[str, float],
+        interval: tuple[float, float] | None = None,
+        rescale: float = 0.0,
+        schedule: Schedule | None = None,
+    ) -> None:
+        if not scales:
+            raise ValueError("per_condition needs scales: {CONDITION: SCALE, ...}")
+        super().__init__(denoise, max(scales.values()), interval, rescale, schedule)
+        self.by_name = {str(name): float(scale) for name, scale in scales.items()}
+
+    @property
+    def scales(self) -> Sequence[float]:
+        return tuple(self.by_name.values())
+
+    def ladder(self, x: Sample, t: Time, cond: Cond | None, previous: Sample | None) -> Sequence[Sample]:
+        cond = dict(cond or {})
+        if absent := [name for name in self.by_name if name not in cond]:
+            given = ", ".join(name for name in cond if name not in STRUCTURE) or "none"
+            raise ValueError(f"no condition {', '.join(absent)} to guide by; given: {given}")
+        told = [cond]
+        for name in reversed(self.by_name):
+            told.insert(0, {**told[0], name: null_value(told[0][name])})
+        return _in_one_call(self.denoise, x, t, told, previous)
+
+
+def _in_one_call(
+    denoise: Denoise, x: Sample, t: Time, told: Sequence[Cond], previous: Sample | None
+) -> Sequence[Sample]:
+    """Estimates of x0 under each of several sets of conditions."""
+    count, times = batch_size(x), len(told)
+
+    def repeated(value: Any) -> Any:  # what has no batch dimension serves all
+        batched = getattr(value, "ndim", 0) > 0 and len(value) == count
+        return torch.cat([value] * times) if batched else value
+
+    def joined(name: str) -> Any:
+        values = [cond[name] for cond in told]
+        return torch.cat(values) if isinstance(values[0], Tensor) else values[0]
+
+    x0 = denoise(repeated(x), repeated(t), {name: joined(name) for name in told[0]}, repeated(previous)).x0
+    return [x0[start : start + count] for start in range(0, count * times, count)]
 
 
 @GUIDANCE.register("autoguidance")
@@ -160,5 +220,5 @@ class Autoguidance(Guidance):
         super().__init__(denoise, scale, interval, rescale, schedule)
         self.guide = guide
 
-    def pair(self, x: Sample, t: Time, cond: Cond | None, previous: Sample | None) -> tuple[Sample, Sample]:
-        return self.denoise(x, t, cond, previous).x0, self.guide(x, t, cond, previous).x0
+    def ladder(self, x: Sample, t: Time, cond: Cond | None, previous: Sample | None) -> Sequence[Sample]:
+        return self.guide(x, t, cond, previous).x0, self.denoise(x, t, cond, previous).x0

@@ -46,6 +46,7 @@ class StepRandomness:
     """
 
     def __init__(self, seed: int, step: int, places: Sequence[int], total: int) -> None:
+        self.step = step
         self.generators = [generator(seed, step, place) for place in places]
         self._shared = generator(seed, step, -1)
         self._places, self._total = torch.as_tensor(list(places)), total

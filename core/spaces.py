@@ -57,7 +57,7 @@ class Euclidean(Space):
 
     Attributes:
         mask: boolean, ``(batch, ...)``, left-aligned with the sample; None where everything is real.
-        known: boolean, of the shape of the mask; given elements, left out of the loss.
+        known: boolean, left-aligned with the sample, at least of the mask's rank; given elements, left out of the loss.
     """
 
     mask: Tensor | None = None
@@ -84,8 +84,10 @@ class Euclidean(Space):
     def mean(self, values: Tensor) -> Tensor:
         if self.mask is None and self.known is None:
             return values.float().flatten(1).mean(1)
-        keep = self.mask if self.mask is not None else torch.ones_like(self.known)  # type: ignore[arg-type]
-        return _masked_mean(values, keep if self.known is None else keep & ~self.known)
+        if self.known is None:
+            return _masked_mean(values, self.mask)  # type: ignore[arg-type]
+        unknown = ~self.known
+        return _masked_mean(values, unknown if self.mask is None else unknown & align_left(self.mask, unknown))
 
 
 @dataclass(frozen=True)

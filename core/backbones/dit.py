@@ -7,7 +7,7 @@ context sequence acts through cross-attention, or as tokens in front of the othe
 Tokens that share a time form a group, ``(batch, groups, tokens of a group, width)``: one group where time is per
 sample, one per frame where it is per frame. Modulation is computed once per group.
 
-The blocks are alike: ``for block in net.blocks: block.compile()`` compiles one for all, in a fraction of the time that
+The blocks are alike: ``core.devices.compile_network`` compiles one for all, in a fraction of the time that
 ``torch.compile(net)`` takes.
 """
 
@@ -23,7 +23,16 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .layers import MLP, Attention, LabelEmbedding, ScalarEmbedding, TimeEmbedding, layer_norm, modulate
+from .layers import (
+    MLP,
+    Attention,
+    LabelEmbedding,
+    ScalarEmbedding,
+    TimeEmbedding,
+    VectorEmbedding,
+    layer_norm,
+    modulate,
+)
 from .positions import Rotary, grid_positions, rotary
 
 SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}  # width, depth, heads
@@ -66,8 +75,9 @@ class DiT(nn.Module):
     ignored; "not given" is a missing key, -1 for a label, NaN for a number, a NaN vector in the context:
 
         mask        real elements, boolean, aligned as ``t``
-        label       class, (batch,), or k of them, (batch, k)
+        <label>     class, (batch,), or k of them, (batch, k), by each name in ``labels``
         <scalar>    each number named in ``scalars``, (batch,), standardised
+        <vector>    each vector named in ``vectors``, (batch, its dim)
         context     a sequence (batch, length, context_dim), with context_mask (batch, length)
         spacing     distance between neighbouring elements along each axis, (batch, axes)
 
@@ -79,12 +89,15 @@ class DiT(nn.Module):
         channels_last: the sample is (batch, *grid, channels).
         size: width, depth and heads by the DiT paper's name: S, B, L or XL. Each may also be given.
         mlp_ratio: hidden width over width of a plain MLP with as many parameters as the gated one.
-        labels: number of classes.
+        labels: number of classes of each label by its name; a number alone is that of ``label``.
         scalars: names of the numbers that it is conditioned on.
+        vectors: dimension of each vector that it is conditioned on, by its name: embeddings of texts or references.
         context_dim: width of the context sequence.
         in_context: put the context in front of the tokens instead of cross-attending to it. Its tokens have no
             positions, and the highest time of the sample.
         self_condition: take ``previous``, the last estimate of x0 (zeros where None), as further channels.
+        element_times: take the time of each element as further channels, as they are where any part of a token may be
+            known; tokens are then modulated by the highest time of the sample, not by their own.
         spacing: distance between neighbouring elements, e.g. (seconds, pixels, pixels), where a sample gives none.
         wavelengths: the shortest and longest rotary wavelength of each axis in units of ``spacing``; by default 6 and
             6000 patches.
@@ -101,11 +114,13 @@ class DiT(nn.Module):
         depth: int | None = None,
         heads: int | None = None,
         mlp_ratio: float = 4.0,
-        labels: int | None = None,
+        labels: int | Mapping[str, int] | None = None,
         scalars: Sequence[str] = (),
+        vectors: Mapping[str, int] | None = None,
         context_dim: int | None = None,
         in_context: bool = False,
         self_condition: bool = False,
+        element_times: bool = False,
         spacing: Sequence[float] | None = None,
         wavelengths: Sequence[tuple[float, float]] | None = None,
         checkpointing: bool = False,
@@ -123,11 +138,15 @@ class DiT(nn.Module):
         if not len(self.patch) == len(self.spacing) == len(self.wavelengths):
             raise ValueError(f"{len(self.patch)} axes need as many spacings and wavelengths")
         self.in_context, self.self_condition, self.checkpointing = in_context, self_condition, checkpointing
+        self.element_times = element_times
 
         elements = math.prod(self.patch)
-        self.embed = nn.Linear(elements * channels * (2 if self_condition else 1), width)
+        self.embed = nn.Linear(elements * channels * (1 + self_condition + element_times), width)
         self.time = TimeEmbedding(width)
-        self.label = LabelEmbedding(labels, width) if labels is not None else None
+        classes = {"label": labels} if isinstance(labels, int) else dict(labels or {})
+        self.label_names, self.vector_names = tuple(classes), tuple(vectors or {})
+        self.labels = nn.ModuleDict({_key(name): LabelEmbedding(count, width) for name, count in classes.items()})
+        self.vectors = nn.ModuleDict({_key(name): VectorEmbedding(dim, width) for name, dim in (vectors or {}).items()})
         self.scalars = ScalarEmbedding(scalars, width) if scalars else None
         self.context = nn.Linear(context_dim, width) if context_dim is not None else None
         if context_dim is not None:
@@ -151,10 +170,14 @@ class DiT(nn.Module):
                 nn.init.zeros_(parameter)
             elif name.endswith("_gain"):
                 nn.init.ones_(parameter)
-            elif "null" in name or name.startswith(("time.", "label.")):
+            elif "null" in name or name.startswith(("time.", "labels.")):
                 nn.init.normal_(parameter, std=0.02)
             else:
                 nn.init.xavier_uniform_(parameter)
+
+    def regions(self) -> list[nn.Module]:
+        """The blocks: one piece of code, so that one of them is compiled for all."""
+        return list(self.blocks)
 
     def forward(
         self, x: Tensor, t: float | Tensor, cond: Mapping[str, Any] | None = None, previous: Tensor | None = None
@@ -170,8 +193,14 @@ class DiT(nn.Module):
         keys = None
         if mask is not None:
             keys = self._over_patches(mask, grid).expand(batch, *counts).flatten(1)
-        times = self._times(t, mask, x, counts)
-        tokens = self.embed(self._tokens(x, mask, previous))
+        t = torch.as_tensor(t, device=x.device)
+        if self.element_times:
+            levels = self._levels(t.movedim(at, 1) if t.ndim == x.ndim else t, mask, x)
+            times = levels.flatten(1).amax(1, keepdim=True)
+            tokens = self.embed(self._tokens(x, mask, previous, levels))
+        else:
+            times = self._times(t, mask, x, counts)
+            tokens = self.embed(self._tokens(x, mask, previous))
         positions = grid_positions(counts, self._steps(cond), x.device)
 
         context, context_keys, front = None, None, 0
@@ -235,10 +264,19 @@ class DiT(nn.Module):
         leading = counts[: max(varying, default=0)]
         return t.reshape(t.shape[: 1 + len(leading)]).expand(-1, *leading).reshape(t.shape[0], math.prod(leading))
 
-    def _tokens(self, x: Tensor, mask: Tensor | None, previous: Tensor | None) -> Tensor:
+    def _levels(self, t: Tensor, mask: Tensor | None, x: Tensor) -> Tensor:
+        """The time of each element, (batch, channels, *grid); 0 at padding."""
+        if 0 < t.ndim < x.ndim:  # left-aligned with (batch, *grid)
+            t = t.reshape(len(t), 1, *t.shape[1:], *[1] * (x.ndim - 1 - t.ndim))
+        levels = t.to(torch.promote_types(x.dtype, torch.float32)).expand_as(x)
+        return levels if mask is None else torch.where(mask.unsqueeze(1), levels, 0)
+
+    def _tokens(self, x: Tensor, mask: Tensor | None, previous: Tensor | None, levels: Tensor | None = None) -> Tensor:
         """Patches, (batch, tokens, elements of a patch x channels), zero at padding."""
         if self.self_condition:
             x = torch.cat((x, torch.zeros_like(x) if previous is None else previous.to(x.dtype)), dim=1)
+        if levels is not None:
+            x = torch.cat((x, levels.to(x.dtype) - 0.5), dim=1)
         if mask is not None:
             x = torch.where(mask.unsqueeze(1), x, 0)
         missing = [-size % patch for size, patch in zip(x.shape[2:], self.patch, strict=True)]
@@ -256,9 +294,12 @@ class DiT(nn.Module):
     def _condition(self, times: Tensor, cond: Mapping[str, Any], batch: int) -> Tensor:
         """What modulates each group: (batch or 1, groups, 1, width)."""
         c = self.time(times)
-        if self.label is not None:
-            label = cond["label"] if "label" in cond else torch.full((batch,), -1, device=times.device)
-            c = c + self.label(label).unsqueeze(1)
+        for name, embed in zip(self.label_names, self.labels.values(), strict=True):
+            label = cond[name] if name in cond else torch.full((batch,), -1, device=times.device)
+            c = c + embed(label).unsqueeze(1)
+        for name, embed in zip(self.vector_names, self.vectors.values(), strict=True):
+            vector = cond[name] if name in cond else torch.full((batch, embed.dim), math.nan)
+            c = c + embed(vector.to(times.device)).unsqueeze(1)
         if self.scalars is not None:
             c = c + self.scalars(cond, batch).unsqueeze(1)
         return F.silu(c).unsqueeze(2)
@@ -278,6 +319,12 @@ class DiT(nn.Module):
             tokens = torch.cat((tokens.to(context.dtype), context), dim=1)
             given = torch.cat((given, present), dim=1)
         return tokens, given
+
+
+def _key(name: str) -> str:
+    """What a module of that name is stored as: any name is allowed, also those of a module's own attributes."""
+    key = name.replace(".", ":")
+    return f"{key}_" if not key or hasattr(nn.ModuleDict(), key) else key
 
 
 def _broadcast(keys: Tensor | None) -> Tensor | None:

@@ -97,6 +97,22 @@ class ScalarEmbedding(nn.Module):
         return self.output(F.silu(self.input(features.flatten(1))))
 
 
+class VectorEmbedding(nn.Module):
+    """A vector of a sample, ``(batch, dim)``, to ``(batch, width)``; one with a NaN is not given: a learned vector."""
+
+    def __init__(self, dim: int, width: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.null = nn.Parameter(torch.empty(width))
+        self.input = nn.Linear(dim, width)
+        self.output = nn.Linear(width, width)
+
+    def forward(self, vector: Tensor) -> Tensor:
+        missing = vector.isnan().any(-1, keepdim=True)
+        hidden = self.input(layer_norm(torch.where(missing, 0, vector)).to(self.input.weight.dtype))
+        return self.output(F.silu(torch.where(missing, self.null, hidden)))
+
+
 class MLP(nn.Module):
     """SwiGLU (Shazeer 2020): ``output(silu(gate(x)) input(x))``. ``hidden`` is the width that a plain MLP of as many
     parameters has; here two thirds of it, rounded to a multiple of 8."""

@@ -1,6 +1,7 @@
 """What training minimises."""
 
-from .denoising import OBJECTIVES, Denoising, Example, Losses
+from .denoising import OBJECTIVES, Denoising, Example
+from .objective import Losses, Objective
 from .times import TIME_DISTRIBUTIONS, TimeDistribution
 from .weightings import WEIGHTINGS, Weighting
 
@@ -11,6 +12,7 @@ __all__ = [
     "Denoising",
     "Example",
     "Losses",
+    "Objective",
     "TimeDistribution",
     "Weighting",
 ]

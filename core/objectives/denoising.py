@@ -7,7 +7,7 @@ which is DDPM, score matching, rectified flow or EDM according to the three name
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,14 +16,17 @@ from torch import Tensor, nn
 
 from ..denoiser import Denoiser
 from ..predictions import scale_like
-from ..randomness import StepRandomness
+from ..randomness import StepRandomness, generator
 from ..registry import Registry
 from ..samples import WHOLE, Cond, Sample, Time, known_at_zero, map_parts, parts, pick
 from ..spaces import Space
+from .objective import Losses, Objective
 from .times import TIME_DISTRIBUTIONS
 from .weightings import WEIGHTINGS
 
 OBJECTIVES: Registry[Any] = Registry("objective")
+QUANTILES = tuple((k + 0.5) / 8 for k in range(8))  # of the training times, where the held-out loss is measured
+_HELD_OUT = -3  # a key of generators apart from a step's
 
 
 @dataclass(frozen=True)
@@ -41,15 +44,6 @@ class Example:
     space: Space
     cond: Cond
     known: Sample | None = None
-
-
-@dataclass(frozen=True)
-class Losses:
-    """Losses of one batch: ``total`` and each of ``parts`` are ``(batch,)``; ``t`` is the batch's time."""
-
-    total: Tensor
-    parts: dict[str, Tensor]
-    t: Tensor
 
 
 class Uncertainty(nn.Module):
@@ -76,7 +70,7 @@ class Uncertainty(nn.Module):
 
 
 @OBJECTIVES.register("denoising")
-class Denoising(nn.Module):
+class Denoising(Objective):
     """Denoising, per part and per sample.
 
     Args:
@@ -124,13 +118,26 @@ class Denoising(nn.Module):
             u = (own + u.reshape(-1, *[1] * len(shape))) % 1
         return self.times(u, denoiser.schedule).clamp(self.time_min, 1.0)
 
-    def forward(self, denoiser: Denoiser, example: Example, random: StepRandomness) -> Losses:
-        t = self.draw_times(example, denoiser, random)
+    def forward(self, model: Denoiser, example: Example, random: StepRandomness) -> Losses:
+        t = self.draw_times(example, model, random)
         noise = example.space.noise(example.x0, random.generators)
         if self.couple is not None:
             noise = self.couple(example.x0, noise, example.space)
         previous_wanted = self.self_condition > 0 and random.coin(self.self_condition)
-        return self.at(denoiser, example, t, noise, previous_wanted)
+        return self.at(model, example, t, noise, previous_wanted)
+
+    def held_out(
+        self, model: Denoiser, example: Example, items: Sequence[int], seed: int
+    ) -> Iterator[tuple[str, Losses]]:
+        """The loss at each of ``QUANTILES``; the noise of an item depends on (seed, item, quantile) only, so two
+        evaluations differ by the weights alone."""
+        for k, u in enumerate(QUANTILES):
+            noise = example.space.noise(example.x0, [generator(seed, _HELD_OUT, item, k) for item in items])
+            if self.couple is not None:
+                noise = self.couple(example.x0, noise, example.space)
+            quantiles = torch.full((len(items),), u, dtype=torch.float64)
+            t = self.times(quantiles, model.schedule).clamp(self.time_min, 1.0)
+            yield f"u{u:.4f}", self.at(model, example, t, noise, self.self_condition > 0)
 
     def at(self, denoiser: Denoiser, example: Example, t: Tensor, noise: Sample, self_condition: bool) -> Losses:
         """The losses at given times and noise (what held-out evaluation calls)."""

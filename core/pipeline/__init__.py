@@ -3,10 +3,20 @@
 from ..training.checkpoint import CheckpointError
 from .card import model_card
 from .pipeline import Pipeline, SampledModality
-from .pretrained import Pretrained, build_denoiser, find_pretrained, load_pretrained, save_pretrained
+from .pretrained import (
+    COMPONENT,
+    DENOISER,
+    Pretrained,
+    build_denoiser,
+    find_pretrained,
+    load_pretrained,
+    save_pretrained,
+)
 from .samples import Samples
 
 __all__ = [
+    "COMPONENT",
+    "DENOISER",
     "CheckpointError",
     "Pipeline",
     "Pretrained",

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -24,9 +24,10 @@ from ..samples import Cond, Sample, Time, map_parts, parts
 from ..schedules import SCHEDULES
 from ..training.config import PRECISIONS
 from .card import model_card
-from .pretrained import build_denoiser, find_pretrained, load_pretrained, save_pretrained
+from .pretrained import CheckpointError, build_denoiser, find_pretrained, load_pretrained, save_pretrained
 from .samples import Samples
 
+_WINDOW = -8  # a key of the noise of later windows
 DEFAULTS: dict[str, Any] = {
     "sampler": "dpmpp_2m",
     "steps": 50,
@@ -45,10 +46,16 @@ class SampledModality(Protocol):
     Request: ClassVar[type]
 
     @property
+    def conditions_named(self) -> Sequence[str]: ...
+    @property
     def config(self) -> dict[str, Any]: ...
-    def sizes(self, request: Any, seeds: Sequence[int]) -> list[int]: ...
-    def layout(self, request: Any, sizes: Sequence[int]) -> Any: ...
+    def plans(self, request: Any, seeds: Sequence[int]) -> Sequence[Any]: ...
+    def layout(self, request: Any, plans: Sequence[Any]) -> Any: ...
+    def windows(self, layout: Any, run: Any) -> Iterator[tuple[Sample, int]]: ...
     def decode(self, x0: Sample, layout: Any) -> list[Any]: ...
+    def decode_part(self, x0: Sample, layout: Any, start: int, stop: int) -> list[Any]: ...
+    def tensors(self) -> dict[str, Tensor]: ...
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None: ...
 
 
 class Pipeline:
@@ -86,19 +93,29 @@ class Pipeline:
         """
         pretrained = load_pretrained(find_pretrained(source, revision))
         modality = build_modality(pretrained.config["modality"])
-        pipeline = cls(modality, build_denoiser(pretrained), pretrained.config)
+        denoiser = build_denoiser(pretrained)
+        try:
+            modality.load_tensors(pretrained.modality_tensors)
+        except (ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise CheckpointError(f"{pretrained.path}: weights of the modality do not fit: {reason}") from None
+        pipeline = cls(modality, denoiser, pretrained.config)
         return pipeline.to(device or _best_device())
 
-    def save_pretrained(self, directory: str | Path, *, name: str | None = None, text: str = "") -> Path:
+    def save_pretrained(
+        self, directory: str | Path, *, name: str | None = None, text: str = "", half: bool = False
+    ) -> Path:
         """Write ``config.json``, ``model.safetensors`` and a model card.
 
         Args:
             directory: made if needed.
             name: what others will load it by; by default the folder's name.
             text: what else the card says, in Markdown.
+            half: store float16 numbers, half the size; they are float32 again once loaded.
         """
         card = model_card(name or Path(directory).name, self.config, text)
-        return save_pretrained(directory, self.denoiser, self.config, card)
+        own = self.modality.tensors()
+        return save_pretrained(directory, self.denoiser, self.config, card, modality_tensors=own, half=half)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None, text: str = "") -> str:
         """Upload to the Hugging Face hub; returns the address."""
@@ -127,17 +144,21 @@ class Pipeline:
         return self
 
     def request(self, **values: Any) -> Any:
-        """The modality's request.
+        """The modality's request. Conditions of the checkpoint that are no field of it go into its ``conditions``.
 
         Raises:
-            ValueError: a field that it does not have; the message lists the choices.
+            ValueError: an option that is neither; the message lists the choices.
         """
         fields = [field.name for field in dataclasses.fields(self.modality.Request)]
+        named = [name for name in self.modality.conditions_named if name not in fields]
         for key in values:
-            if key not in fields:
-                close = difflib.get_close_matches(key, fields, n=1)
+            if key not in (*fields, *named):
+                close = difflib.get_close_matches(key, [*fields, *named], n=1)
                 hint = f" Did you mean {close[0]!r}?" if close else ""
-                raise ValueError(f"no option {key!r} to sample with.{hint} Choices: {', '.join([*DEFAULTS, *fields])}")
+                choices = ", ".join([*DEFAULTS, *fields, *named])
+                raise ValueError(f"no option {key!r} to sample with.{hint} Choices: {choices}")
+        if conditions := {name: values.pop(name) for name in named if name in values}:
+            values["conditions"] = {**(values.get("conditions") or {}), **conditions}
         return self.modality.Request(**values)
 
     def sample(
@@ -193,25 +214,55 @@ class Pipeline:
             "batch_size": batch_size,
             "precision": precision,
         }
-        asked = {key: value for key, value in asked.items() if value is not None}
-        settings = DEFAULTS | known_settings(self.config.get("sampling") or {}) | asked
+        settings, wanted = self._settings({**asked, **request})
         seeds = _seeds(seed, count, generator)
-        wanted = self.request(**request)
-        denoise, options = self._plan(settings, "steps" in asked)
-        sizes = self.modality.sizes(wanted, seeds)
-        batches = _batches(sizes, settings["batch_size"])
+        denoise, options = self._plan(settings, asked["steps"] is not None)
+        plans = self.modality.plans(wanted, seeds)
+        batches = _batches([plan.size for plan in plans], settings["batch_size"])
         rank, world = _processes(self.device)
         mine = batches[rank::world]
         made: dict[int, Any] = {}
         with _bar(sum(map(len, mine)), len(options["grid"]) - 1, progress and rank == 0) as bar:
             for batch in mine:
-                layout = self.modality.layout(wanted, [sizes[i] for i in batch])
-                x0 = self._run(denoise, layout, options, [seeds[i] for i in batch], bar)
+                layout = self.modality.layout(wanted, [plans[i] for i in batch])
+                own = [seeds[i] for i in batch]
+                *_, (x0, _) = self._windows(denoise, layout, options, own, bar)
                 made.update(zip(batch, self._decode(x0, layout), strict=True))
         artifacts = _gathered(made, world)
         settings |= {"steps": len(options["grid"]) - 1, "seed": seed, "request": request}
         seconds = time.perf_counter() - started
         return Samples([artifacts[i] for i in range(len(seeds))], seeds, self.modality, settings, seconds)
+
+    def stream(self, *, seed: int = 0, progress: bool = False, **options: Any) -> Iterator[Any]:
+        """One sample piece by piece, each as soon as no later window changes it: long sounds and videos.
+
+        Args:
+            seed: joined, the pieces are the sample that ``sample(1, seed=seed, ...)`` makes.
+            options: as for ``sample``.
+
+        Raises:
+            ValueError: as ``sample``; and where the sample is not finite.
+        """
+        settings, wanted = self._settings(options)
+        denoise, plan = self._plan(settings, options.get("steps") is not None)
+        seeds = _seeds(seed, 1, None)
+        layout = self.modality.layout(wanted, self.modality.plans(wanted, seeds))
+        finished = 0
+        with _bar(1, len(plan["grid"]) - 1, progress) as bar:
+            for x0, done in self._windows(denoise, layout, plan, seeds, bar):
+                if not all(bool(part.isfinite().all()) for part in parts(x0).values()):
+                    raise ValueError("the sample is not finite")
+                if done > finished:
+                    yield self.modality.decode_part(x0, layout, finished, done)[0]
+                    finished = done
+        if not finished:
+            yield self.modality.decode(x0, layout)[0]
+
+    def _settings(self, options: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+        """The sampling settings, the checkpoint's own where none are given, and the request of the other options."""
+        asked = {key: value for key, value in options.items() if key in DEFAULTS and value is not None}
+        rest = {key: value for key, value in options.items() if key not in DEFAULTS}
+        return DEFAULTS | known_settings(self.config.get("sampling") or {}) | asked, self.request(**rest)
 
     def _plan(self, settings: Mapping[str, Any], steps_asked: bool) -> tuple[Denoise, dict[str, Any]]:
         """The denoiser to sample with, and the options of ``trajectory``."""
@@ -227,13 +278,27 @@ class Pipeline:
         sampler, temperature = SAMPLERS.build(settings["sampler"]), settings["temperature"]
         return denoise, {"schedule": schedule, "sampler": sampler, "grid": grid, "temperature": temperature}
 
+    def _windows(
+        self, denoise: Denoise, layout: Any, options: dict[str, Any], seeds: list[int], bar: Any
+    ) -> Iterator[tuple[Sample, int]]:
+        """The samples of one batch, on the CPU, after each of their windows; the first has the samples' own noise."""
+
+        def run(part: Any, index: int, rows: Sequence[int]) -> Sample:
+            own = [seeds[row] if index == 0 else mix(seeds[row], _WINDOW, index) for row in rows]
+            if index > 0 and bar.total is not None:
+                bar.total += len(own) * (len(options["grid"]) - 1)
+            return self._run(denoise, part, options, own, bar)
+
+        return self.modality.windows(layout, run)
+
     @torch.no_grad()
     def _run(self, denoise: Denoise, layout: Any, options: dict[str, Any], seeds: list[int], bar: Any) -> Sample:
-        """The samples of one batch, on the CPU."""
+        """The samples of one window, on the CPU."""
         self.denoiser.eval()
         local = move(layout, self.device)
+        denoise = denoise if local.wrap is None else local.wrap(denoise)
         x = local.start
-        place = {"space": local.space, "cond": local.cond, "known": local.known}
+        place = {"space": local.space, "cond": local.cond, "known": local.known, "strength": local.strength}
         for step in trajectory(denoise, x, seeds=seeds, **place, **options):
             x = step.x
             bar.update(len(seeds))

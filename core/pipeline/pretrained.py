@@ -1,5 +1,6 @@
 """Published checkpoints: a folder of ``config.json``, ``model.safetensors`` and a model card.
 
+There are two kinds: a denoiser with its modality (``DENOISER``), and a part that is trained by itself (``COMPONENT``).
 The folder may come from anyone, so nothing in it is code: ``config.json`` holds plain values and registered names, the
 weights are safetensors, and no other file is opened.
 """
@@ -10,11 +11,12 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from ..backbones import NETWORKS
 from ..denoiser import Denoiser
@@ -23,40 +25,90 @@ from ..training.checkpoint import CheckpointError, load_exactly, separate
 FORMAT = 1
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 LARGEST_CONFIG = 4 << 20  # bytes
-NEEDED = ("format", "modality", "network", "schedule", "prediction", "sigma_data")
-OPTIONAL = ("sampling", "recipe", "seed", "metrics", "training", "data", "license", "noiseloom")
-_BUILT = ("modality", "network", "schedule", "prediction", "sampling")  # what names are looked up in
+_MODALITY = "modality."  # how the names of the modality's weights begin
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 _PATH = re.compile(r"^(/|~|\\|[A-Za-z]:[\\/])|://|(^|[/\\])\.\.([/\\]|$)")
 
 
 @dataclass(frozen=True)
+class Kind:
+    """What the configuration of a kind of checkpoint holds.
+
+    Attributes:
+        needed: keys that must be there.
+        named: those of them that are ``{"name": ..., options}``.
+        built: the keys whose names are looked up and whose options build something.
+        optional: keys that a reader wants to know.
+    """
+
+    needed: tuple[str, ...]
+    named: tuple[str, ...]
+    built: tuple[str, ...]
+    optional: tuple[str, ...] = ("recipe", "seed", "metrics", "training", "data", "license", "noiseloom")
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Every key that there may be."""
+        return ("format", *dict.fromkeys((*self.needed, *self.built, *self.optional)))
+
+
+DENOISER = Kind(
+    needed=("modality", "network", "schedule", "prediction", "sigma_data"),
+    named=("modality", "network"),
+    built=("modality", "network", "schedule", "prediction", "sampling"),
+)
+COMPONENT = Kind(needed=("component",), named=("component",), built=("component",))
+
+
+@dataclass(frozen=True)
 class Pretrained:
-    """A checkpoint as it was read: ``config`` is checked, ``tensors`` are the averaged weights by name."""
+    """A checkpoint as it was read.
+
+    Attributes:
+        path: its folder.
+        config: checked.
+        tensors: the averaged weights by name.
+        modality_tensors: the weights of what the modality decodes with, by name.
+    """
 
     path: Path
     config: dict[str, Any]
     tensors: dict[str, Tensor]
+    modality_tensors: dict[str, Tensor] = field(default_factory=dict)
 
 
-def save_pretrained(directory: str | Path, denoiser: Denoiser, config: Mapping[str, Any], card: str) -> Path:
-    """Write a checkpoint; the weights are those in ``denoiser`` (swap the averaged ones in before).
+def save_pretrained(
+    directory: str | Path,
+    model: nn.Module,
+    config: Mapping[str, Any],
+    card: str,
+    kind: Kind = DENOISER,
+    *,
+    modality_tensors: Mapping[str, Tensor] | None = None,
+    half: bool = False,
+) -> Path:
+    """Write a checkpoint; the weights are those in ``model`` (swap the averaged ones in before).
 
     Args:
         directory: made if needed; files of these three names are replaced.
-        denoiser: the weights.
-        config: what ``build_denoiser`` and the modality need, and what a reader wants to know: the keys ``NEEDED``
-            (``format`` is added) and any of ``OPTIONAL``.
+        model: the weights.
+        config: what it is built from, and what a reader wants to know: the keys of ``kind`` (``format`` is added).
         card: the text of README.md (``model_card`` writes one).
+        kind: what is saved.
+        modality_tensors: weights of what the modality decodes with, stored in the same file.
+        half: store float16 numbers instead of float32.
     """
     from safetensors.torch import save
 
     directory = Path(directory)
     config = json.loads(json.dumps({"format": FORMAT, **config}, allow_nan=False))
-    check_config(config, directory / CONFIG)
+    check_config(config, directory / CONFIG, kind)
     directory.mkdir(parents=True, exist_ok=True)
+    tensors = {**model.state_dict(), **{_MODALITY + name: value for name, value in (modality_tensors or {}).items()}}
+    if half:
+        tensors = {name: value.half() if value.dtype == torch.float32 else value for name, value in tensors.items()}
     files = {
-        WEIGHTS: save(separate(denoiser.state_dict()), metadata={"format": "pt"}),
+        WEIGHTS: save(separate(tensors), metadata={"format": "pt"}),
         CARD: card.encode(),
         CONFIG: (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode(),
     }
@@ -93,7 +145,7 @@ def find_pretrained(source: str | Path, revision: str | None = None) -> Path:
         ) from None
 
 
-def load_pretrained(directory: str | Path) -> Pretrained:
+def load_pretrained(directory: str | Path, kind: Kind = DENOISER) -> Pretrained:
     """Read a checkpoint; nothing is built yet.
 
     Raises:
@@ -108,8 +160,10 @@ def load_pretrained(directory: str | Path) -> Pretrained:
         why = f"; {', '.join(pickles)} could run code when opened, and is not" if pickles else ""
         raise CheckpointError(f"{directory} holds no {WEIGHTS}{why}")
     config = _read_config(directory / CONFIG)
-    check_config(config, directory / CONFIG)
-    return Pretrained(directory, config, read_tensors(weights))
+    check_config(config, directory / CONFIG, kind)
+    tensors = {name: v.float() if v.dtype == torch.float16 else v for name, v in read_tensors(weights).items()}
+    own = {name.removeprefix(_MODALITY): tensors.pop(name) for name in list(tensors) if name.startswith(_MODALITY)}
+    return Pretrained(directory, config, tensors, own)
 
 
 def build_denoiser(pretrained: Pretrained) -> Denoiser:
@@ -127,7 +181,7 @@ def build_denoiser(pretrained: Pretrained) -> Denoiser:
     return denoiser.eval()
 
 
-def check_config(config: Any, path: Path) -> None:
+def check_config(config: Any, path: Path, kind: Kind = DENOISER) -> None:
     """Refuse a configuration that is not plain values and names.
 
     Raises:
@@ -139,15 +193,14 @@ def check_config(config: Any, path: Path) -> None:
         raise CheckpointError(
             f"{path} has format {config.get('format')!r}; this noiseloom reads format {FORMAT}. Update noiseloom?"
         )
-    missing = [key for key in NEEDED if key not in config]
-    unknown = [key for key in config if key not in NEEDED + OPTIONAL]
-    if missing or unknown:
-        problems = [f"no {key!r}" for key in missing] + [f"unknown key {key!r}" for key in unknown]
-        raise CheckpointError(f"{path}: {', '.join(problems)}. Keys: {', '.join(NEEDED + OPTIONAL)}")
-    for section in ("modality", "network"):
+    problems = [f"no {key!r}" for key in kind.needed if key not in config]
+    problems += [f"unknown key {key!r}" for key in config if key not in kind.keys]
+    if problems:
+        raise CheckpointError(f"{path}: {', '.join(problems)}. Keys: {', '.join(kind.keys)}")
+    for section in kind.named:
         if not isinstance(config[section], dict) or not isinstance(config[section].get("name"), str):
             raise CheckpointError(f"{path}: {section} needs a 'name'")
-    for section in _BUILT:
+    for section in kind.built:
         for key, value in _leaves(config.get(section), section):
             if key.rpartition(".")[2].startswith("_"):
                 raise CheckpointError(f"{path}: refused the key {key!r}; a configuration holds names and plain values")

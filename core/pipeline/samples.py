@@ -39,16 +39,29 @@ class Samples(Sequence[Any]):
     @cached_property
     def report(self) -> Any:
         """The modality's scores, computed on first use."""
-        return self._modality.evaluate(self.artifacts)
+        return self._modality.report(self.artifacts)
 
-    def save(self, directory: str | Path) -> list[Path]:
+    def save(self, directory: str | Path, **options: Any) -> list[Path]:
         """Write files a person can open; returns their paths, the page to open last. Of several processes the first
-        one writes."""
+        one writes.
+
+        Args:
+            directory: made if needed.
+            options: the modality's own, such as ``format="flac"``.
+
+        Raises:
+            ValueError: an option that the modality does not have.
+        """
         if int(os.environ.get("RANK", "0")) > 0:
             return []
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        return self._modality.save(self.artifacts, directory, seeds=self.seeds, report=self.report)
+        try:
+            return self._modality.save(self.artifacts, directory, seeds=self.seeds, report=self.report, **options)
+        except TypeError as error:
+            if "unexpected keyword argument" not in str(error) or not options:
+                raise
+            raise ValueError(f"no such option of saving: {str(error).rpartition(' ')[2]}") from None
 
     def __repr__(self) -> str:
         return f"Samples({len(self)} in {self.seconds:.1f} s, {self.failed} failed)"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Generator
 
-from ..objectives import Example
 from ..randomness import StepRandomness
 from .order import BatchOrder
 
@@ -23,12 +22,12 @@ class TrainingData(Protocol):
 
     def __len__(self) -> int: ...
 
-    def example(self, indices: Sequence[int], generators: Sequence[Generator] | None) -> Example:
-        """A batch on the CPU. It may draw from ``generators`` (one an item; None: held-out, deterministic) and from
-        nothing else, since it is called from another thread, ahead of its step."""
+    def example(self, indices: Sequence[int], generators: Sequence[Generator] | None) -> Any:
+        """A batch on the CPU, as the objective takes it. It may draw from ``generators`` (one an item; None: held-out,
+        deterministic) and from nothing else, since it is called from another thread, ahead of its step."""
 
 
-Piece = tuple[Example, StepRandomness]
+Piece = tuple[Any, StepRandomness]  # an example and what its step may draw
 
 
 class Batches:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ..denoiser import Denoiser
 from ..devices import compile_network, move
-from ..objectives import Denoising, Example
+from ..objectives import Objective
 from ..randomness import StepRandomness, mix
 from ..samples import WHOLE
 from . import checkpoint
@@ -65,13 +65,13 @@ class TrainResult:
     directory: Path
 
 
-Preview = Callable[[Denoiser, int], Mapping[str, float] | None]
-Finish = Callable[[Denoiser, TrainResult], None]
+Preview = Callable[[Any, int], Mapping[str, float] | None]
+Finish = Callable[[Any, TrainResult], None]
 
 
 def train(
-    denoiser: Denoiser,
-    objective: Denoising,
+    model: nn.Module,
+    objective: Objective,
     data: TrainingData,
     config: TrainerConfig,
     directory: str | Path,
@@ -81,19 +81,19 @@ def train(
     finish: Finish | None = None,
     recipe: Mapping[str, Any] | None = None,
 ) -> TrainResult:
-    """Train ``denoiser``, or go on with the run that is in ``directory``.
+    """Train ``model``, or go on with the run that is in ``directory``.
 
     Writes ``checkpoints/``, ``metrics.jsonl`` (the same bits however often the run was stopped) and ``timings.jsonl``.
     Run under ``accelerate launch`` or ``torchrun``, each process takes its share of every batch.
 
     Args:
-        denoiser: with its initial weights.
+        model: with its initial weights: a denoiser, or whatever the objective trains.
         objective: what to minimise; its own parameters are trained too.
         data: the training items.
         config: the options.
         directory: the run's folder, made if needed.
         valid: held-out items.
-        preview: called every ``preview_every`` steps, in every process, with the averaged weights in ``denoiser``; the
+        preview: called every ``preview_every`` steps, in every process, with the averaged weights in ``model``; the
             figures it returns are logged.
         finish: called once at the end, likewise, with the result.
         recipe: plain values that describe the data, network and objective; a run refuses to go on with others.
@@ -103,7 +103,7 @@ def train(
         TrainingDiverged: ``max_bad_steps`` consecutive steps were not finite.
         Interrupted: SIGINT or SIGTERM came; the run is saved.
     """
-    run = _Run(denoiser, objective, data, config, Path(directory), valid, dict(recipe or {}))
+    run = _Run(model, objective, data, config, Path(directory), valid, dict(recipe or {}))
     try:
         return run.go(preview, finish)
     except OSError as error:
@@ -113,14 +113,14 @@ def train(
 
 
 class _Step(nn.Module):
-    """Denoiser and objective as one module, so that data-parallel wrapping sees one forward."""
+    """Model and objective as one module, so that data-parallel wrapping sees one forward."""
 
-    def __init__(self, denoiser: Denoiser, objective: Denoising) -> None:
+    def __init__(self, model: nn.Module, objective: Objective) -> None:
         super().__init__()
-        self.denoiser, self.objective = denoiser, objective
+        self.model, self.objective = model, objective
 
-    def forward(self, example: Example, random: StepRandomness) -> tuple[Tensor, dict[str, Tensor]]:
-        losses = self.objective(self.denoiser, example, random)
+    def forward(self, example: Any, random: StepRandomness) -> tuple[Tensor, dict[str, Tensor]]:
+        losses = self.objective(self.model, example, random)
         sums = {f"loss/{name}": part.detach().double().sum() for name, part in losses.parts.items() if name != WHOLE}
         return losses.total.sum(), {"loss": losses.total.detach().double().sum(), **sums}
 
@@ -130,8 +130,8 @@ class _Run:
 
     def __init__(
         self,
-        denoiser: Denoiser,
-        objective: Denoising,
+        model: nn.Module,
+        objective: Objective,
         data: TrainingData,
         config: TrainerConfig,
         directory: Path,
@@ -148,15 +148,15 @@ class _Run:
         order = BatchOrder(data.sizes, len(data), config.batch_size, config.seed)
         self.batches = Batches(data, order, config.seed, self.rank, self.world, config.accumulate, config.steps)
         self.valid = valid
-        self.denoiser, self.objective = denoiser.to(self.device), objective.to(self.device)
-        step = _Step(denoiser, objective)
+        self.model, self.objective = model.to(self.device), objective.to(self.device)
+        step = _Step(model, objective)
         self.module = self.accelerator.prepare_model(step, device_placement=False)
         if config.compile:
-            compile_network(denoiser.network)
+            compile_network(model.network if isinstance(model, Denoiser) else model)
         self.parameters = {name: p for name, p in step.named_parameters() if p.requires_grad}
         self.optimizer = adamw(self.parameters, config, self.device)
         rate = power_function(config.ema_std) if config.ema_decay is None else fixed_rate(config.ema_decay)
-        self.ema = EMA(denoiser, rate)
+        self.ema = EMA(model, rate)
 
         self.step = self.skipped = self.streak = 0
         self.best: dict[str, float] | None = None
@@ -213,9 +213,9 @@ class _Run:
             self.step, self.step * config.batch_size, self.skipped, self.held_out, self.best, self.directory
         )
         if finish is not None:
-            self.denoiser.eval()
+            self.model.eval()
             with self.ema.swapped_in():
-                finish(self.denoiser, result)
+                finish(self.model, result)
         return result
 
     def _due(self, every: int) -> bool:
@@ -287,7 +287,7 @@ class _Run:
         self.module.eval()
         with self.ema.swapped_in():
             mine = held_out_sums(
-                self.denoiser, self.objective, self.valid, batches[self.rank :: self.world], config.seed, self.device,
+                self.model, self.objective, self.valid, batches[self.rank :: self.world], config.seed, self.device,
                 self._autocast,
             )  # fmt: skip
         sums = Window()
@@ -303,9 +303,9 @@ class _Run:
         return False
 
     def _preview(self, preview: Preview) -> None:
-        self.denoiser.eval()
+        self.model.eval()
         with self.ema.swapped_in():
-            figures = preview(self.denoiser, self.step)
+            figures = preview(self.model, self.step)
         if figures:
             self._log({f"preview/{k}": v for k, v in figures.items()})
 
@@ -331,7 +331,7 @@ class _Run:
                 "metrics_bytes": self.metrics.size(),
             }
             tensors = {
-                "model": self.denoiser.state_dict(),
+                "model": self.model.state_dict(),
                 "ema": self.ema.state_dict(),
                 "objective": self.objective.state_dict(),
                 "optimizer": optimizer_tensors(self.optimizer, self.parameters),
@@ -356,7 +356,7 @@ class _Run:
             return
         self._refuse_changes(found)
         state = found.state
-        checkpoint.load_exactly(self.denoiser, found.tensors["model"], found.path / "model.safetensors")
+        checkpoint.load_exactly(self.model, found.tensors["model"], found.path / "model.safetensors")
         checkpoint.load_exactly(self.objective, found.tensors["objective"], found.path / "objective.safetensors")
         self.ema.load_state_dict(found.tensors["ema"])
         load_optimizer_tensors(self.optimizer, self.parameters, found.tensors["optimizer"], self.device)

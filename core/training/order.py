@@ -13,7 +13,8 @@ class BatchOrder:
     """Epochs of a permutation, cut into batches of like size.
 
     Within an epoch every item occurs at most once. The last, incomplete batch is dropped: the items left out are drawn
-    at random in each epoch, so none is left out for long. With ``sizes``, the epoch's items are sorted by size (ties in
+    at random in each epoch, so none is left out for long. A batch of more items than there are is an epoch: each item
+    occurs in it equally often, give or take once. With ``sizes``, the epoch's items are sorted by size (ties in
     random order), cut into batches and the batches shuffled, so that a batch needs little padding.
 
     Args:
@@ -24,11 +25,11 @@ class BatchOrder:
     """
 
     def __init__(self, sizes: Sequence[int] | None, length: int, batch_size: int, seed: int) -> None:
-        if not 1 <= batch_size <= length:
-            raise ValueError(f"a batch of {batch_size} needs as many training items; there are {length}")
+        if length < 1 or batch_size < 1:
+            raise ValueError(f"a batch of {batch_size} of {length} training items: both must be at least 1")
         self.sizes = None if sizes is None else torch.as_tensor(sizes)
         self.length, self.batch_size, self.seed = length, batch_size, seed
-        self.per_epoch = length // batch_size
+        self.per_epoch = max(length // batch_size, 1)
         self._arranged: tuple[int, torch.Tensor] | None = None  # the last epoch asked for: it is asked for next
 
     def batch(self, step: int) -> list[int]:
@@ -40,7 +41,9 @@ class BatchOrder:
 
     def _arrange(self, epoch: int) -> torch.Tensor:
         random = generator(self.seed, _ORDER, epoch)
-        items = torch.randperm(self.length, generator=random)[: self.per_epoch * self.batch_size]
+        count = self.per_epoch * self.batch_size
+        rounds = [torch.randperm(self.length, generator=random) for _ in range(-(-count // self.length))]
+        items = torch.cat(rounds)[:count]
         if self.sizes is None:
             return items.reshape(self.per_epoch, self.batch_size)
         items = items[torch.argsort(self.sizes[items], stable=True)]

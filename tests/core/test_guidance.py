@@ -10,7 +10,7 @@ from torch import Tensor
 
 from noiseloom.core.denoiser import FunctionDenoiser
 from noiseloom.core.grids import make_grid
-from noiseloom.core.guidance import GUIDANCE, Autoguidance, ClassifierFree
+from noiseloom.core.guidance import GUIDANCE, Autoguidance, ClassifierFree, PerCondition
 from noiseloom.core.predictions import Estimate
 from noiseloom.core.samplers import SAMPLERS, generate, sample
 from noiseloom.core.samples import product
@@ -136,7 +136,7 @@ def test_products_previous_estimates_and_kept_conditions() -> None:
     out = guided(x, t, cond, x).x0
     assert torch.equal(out["p"], torch.full((2, 3), 3.0))
     assert torch.equal(out["q"], torch.full((2, 1), 3.0))
-    assert seen["cond"]["a"][2:].isnan().all()
+    assert seen["cond"]["a"][:2].isnan().all()
     assert seen["cond"]["b"].tolist() == [1, 2, 1, 2]
     assert seen["cond"]["mask"].all()
     assert len(seen["previous"]) == len(seen["t"]) == 4
@@ -153,3 +153,18 @@ def test_guidance_that_cannot_act_is_an_error() -> None:
     for wrong in ({"interval": (2.0, 1.0)}, {"rescale": 2.0}, {"strength": 1.0}):
         with pytest.raises(ValueError):
             GUIDANCE.build({"name": "classifier_free", **wrong}, denoise=denoise)
+
+
+def test_each_condition_has_its_own_scale() -> None:
+    def denoise(x: Tensor, t: Any, cond: Any = None, previous: Any = None) -> Estimate:
+        told = 1.0 * (cond["a"] >= 0) + 10.0 * (~cond["b"].isnan()) + 100.0 * (~cond["c"].isnan())
+        return Estimate(x * 0 + told[:, None], x)
+
+    x, t = torch.zeros(2, 3), torch.full((2,), 0.5).double()
+    cond = {"a": torch.tensor([1, 2]), "b": torch.ones(2), "c": torch.ones(2)}
+    guided = PerCondition(denoise, {"a": 2.0, "b": 3.0}, schedule=FLOW)
+    assert torch.equal(guided(x, t, cond).x0, torch.full((2, 3), 100.0 + 2 * 1 + 3 * 10))
+    same = PerCondition(denoise, {"b": 2.5, "a": 2.5}, schedule=FLOW)(x, t, cond).x0
+    assert torch.allclose(same, ClassifierFree(denoise, 2.5, keep=("c",), schedule=FLOW)(x, t, cond).x0)
+    with pytest.raises(ValueError, match="no condition d to guide by; given: a, b, c"):
+        PerCondition(denoise, {"d": 2.0}, schedule=FLOW)(x, t, cond)

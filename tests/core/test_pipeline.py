@@ -57,9 +57,9 @@ def test_batches_hold_samples_of_like_size_and_no_more_than_asked(monkeypatch: p
     seen: list[list[int]] = []
     layout = Numbers.layout
 
-    def watched(self: Numbers, request: Any, sizes: list[int]) -> Any:
-        seen.append(sizes)
-        return layout(self, request, sizes)
+    def watched(self: Numbers, request: Any, plans: list[Any]) -> Any:
+        seen.append([plan.size for plan in plans])
+        return layout(self, request, plans)
 
     monkeypatch.setattr(Numbers, "layout", watched)
     lengths = [len(row) for row in quiet(pipeline(), 50, batch_size=8)]
@@ -101,6 +101,47 @@ def test_guidance_moves_samples_away_from_the_unconditional_ones() -> None:
 
 def test_known_parts_are_returned_as_they_were_given() -> None:
     assert all(row[0] == 7.25 and abs(row[1]) < 4 for row in quiet(pipeline(), 8, first=7.25))
+
+
+def test_a_long_sample_is_made_in_windows_and_streamed() -> None:
+    pipe = pipeline()
+    (whole,) = quiet(pipe, 1, length=10, window=4, seed=3)
+    pieces = list(pipe.stream(length=10, window=4, seed=3))
+    assert [len(piece) for piece in pieces] == [4, 4, 2]
+    assert sum(pieces, []) == whole
+    assert whole[:4] == pytest.approx(quiet(pipe, 1, length=4, seed=3)[0])  # the sample's own noise comes first
+    assert whole[4:8] != pytest.approx(whole[:4])
+    together = quiet(pipe, 3, length=10, window=4, seed=3)
+    assert together[0] == pytest.approx(whole, abs=1e-5)
+
+
+def test_a_sample_without_windows_is_one_piece() -> None:
+    assert list(pipeline().stream(length=5, seed=2, steps=3)) == quiet(pipeline(), 1, length=5, seed=2, steps=3)
+    broken = pipeline()
+    with torch.no_grad():
+        broken.denoiser.network.std.fill_(math.nan)
+    with pytest.raises(ValueError, match="not finite"):
+        list(broken.stream(length=5))
+    with pytest.raises(ValueError, match="no option 'lenght'"):
+        list(pipeline().stream(lenght=5))
+
+
+def test_a_layout_may_say_where_to_start_and_what_to_wrap() -> None:
+    pipe = pipeline()
+    assert quiet(pipe, 2, length=3, strength=0.0) == [[7.0] * 3] * 2
+    near, far = (torch.tensor(quiet(pipe, 300, length=3, steps=20, strength=s)).mean() for s in (0.3, 0.9))
+    assert 1 < far < near < 7
+    plain, raised = (torch.tensor(quiet(pipe, 300, length=3, steps=20, up=up)).mean() for up in (0.0, 0.5))
+    assert raised > plain + 0.4
+
+
+def test_conditions_of_the_checkpoint_are_options_too() -> None:
+    pipe = pipeline()
+    assert pipe.request(shift=2.0).conditions == {"shift": 2.0}
+    assert pipe.request(shift=2.0, conditions={"other": 1.0}).conditions == {"other": 1.0, "shift": 2.0}
+    assert pipe.request(level=2.0).conditions == {}  # a field of the request comes first
+    with pytest.raises(ValueError, match=r"no option 'shfit'.*Did you mean 'shift'.*Choices: .*sampler.*window.*shift"):
+        quiet(pipe, 1, shfit=2.0)
 
 
 def test_the_schedule_may_be_another_than_the_trained_one() -> None:
@@ -183,6 +224,37 @@ def test_a_checkpoint_comes_back_as_it_was(folder: Path) -> None:
     assert sorted(p.name for p in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     again = pipe.save_pretrained(folder.with_name("again"))
     assert (again / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+
+
+def test_weights_of_the_modality_are_stored_and_come_back(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    pipe = pipeline()
+    pipe.modality.unit = torch.tensor([3.0])
+    path = pipe.save_pretrained(folder) / "model.safetensors"
+    stored = load_file(path)
+    assert stored["modality.unit"].item() == 3
+    assert quiet(load(folder), 2, seed=1) == quiet(pipe, 2, seed=1) != quiet(pipeline(), 2, seed=1)
+    without = {name: value for name, value in stored.items() if not name.startswith("modality.")}
+    for changed in (without, {**without, "modality.unit": torch.ones(2)}, {**stored, "modality.more": torch.ones(1)}):
+        save_file(changed, path)
+        with pytest.raises(CheckpointError, match="weights of the modality do not fit: unit is one number") as error:
+            load(folder)
+        assert "\n" not in str(error.value)
+
+
+def test_numbers_may_be_stored_in_half_precision(folder: Path) -> None:
+    from safetensors.torch import load_file
+
+    pipe = pipeline(network={"name": "test-gaussian", "mean": 1 / 3, "std": 0.5})
+    pipe.modality.unit = torch.tensor([0.1])
+    pipe.save_pretrained(folder, half=True)
+    assert {value.dtype for value in load_file(folder / "model.safetensors").values()} == {torch.float16}
+    again = load(folder)
+    assert {value.dtype for value in again.denoiser.state_dict().values()} == {torch.float32}
+    assert again.denoiser.network.mean.item() == torch.tensor(1 / 3).half().item()
+    assert again.modality.unit.item() == torch.tensor(0.1).half().item()
+    assert quiet(again, 2)[1] == pytest.approx(quiet(pipe, 2)[1], abs=1e-2)
 
 
 def test_the_card_says_what_it_is_and_how_to_use_it(tmp_path: Path) -> None:

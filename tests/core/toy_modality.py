@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 
 from noiseloom.core.backbones import NETWORKS
 from noiseloom.core.conditioning import given
-from noiseloom.core.denoiser import Denoiser
+from noiseloom.core.denoiser import Denoiser, implied_noise
 from noiseloom.core.pipeline import Pipeline, Samples
+from noiseloom.core.predictions import Estimate
 from noiseloom.core.randomness import generator
 from noiseloom.core.spaces import Euclidean, Space
 
@@ -39,6 +41,15 @@ class Request:
     length: int | None = None
     level: float = float("nan")
     first: float | None = None  # the first number, known
+    window: int | None = None  # numbers sampled at a time
+    strength: float = 1.0  # where to start from 7s
+    up: float = 0.0  # added to every estimate
+    conditions: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    size: int
 
 
 @dataclass(frozen=True)
@@ -47,38 +58,80 @@ class Layout:
     space: Space
     cond: dict[str, Tensor]
     known: Tensor | None = None
+    strength: float = 1.0
+    wrap: Any = None
+    window: int | None = None
+
+
+class Raised:
+    """A denoiser around a denoiser: what it estimates, and ``up`` more."""
+
+    def __init__(self, denoise: Any, up: float) -> None:
+        self.denoise, self.schedule, self.up = denoise, denoise.schedule, up
+
+    def __call__(self, x: Tensor, t: Any, cond: Any = None, previous: Any = None) -> Estimate:
+        x0 = self.denoise(x, t, cond, previous).x0 + self.up
+        return Estimate(x0, lambda: implied_noise(x, x0, t, self.schedule))
 
 
 class Numbers:
-    """Sequences of 2 to 6 numbers; a sum above ``limit`` is a failed sample."""
+    """Sequences of 2 to 6 numbers, times ``unit``; a sum above ``limit`` is a failed sample."""
 
     Request = Request
+    conditions_named = ("level", "shift")
 
     def __init__(self, limit: float = 100.0) -> None:
         self.limit = limit
         self.evaluated = 0
+        self.unit = torch.ones(1)
 
     @property
     def config(self) -> dict[str, Any]:
         return {"limit": self.limit}
 
-    def sizes(self, request: Request, seeds: Sequence[int]) -> list[int]:
-        return [request.length or int(torch.randint(2, 7, (), generator=generator(seed, 0))) for seed in seeds]
+    def plans(self, request: Request, seeds: Sequence[int]) -> list[Plan]:
+        sizes = [request.length or int(torch.randint(2, 7, (), generator=generator(seed, 0))) for seed in seeds]
+        return [Plan(size) for size in sizes]
 
-    def layout(self, request: Request, sizes: Sequence[int]) -> Layout:
+    def layout(self, request: Request, plans: Sequence[Plan]) -> Layout:
+        sizes = [plan.size for plan in plans]
         mask = torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]
-        start, known = torch.zeros(mask.shape), None
+        start, known = torch.full(mask.shape, 7.0) * mask, None
         if request.first is not None:
             known = torch.zeros_like(mask)
             known[:, 0], start[:, 0] = True, request.first
         level = torch.full((len(sizes), 1), request.level)
-        return Layout(start, Euclidean(mask, known), {"mask": mask, "level": level}, known)
+        cond, wrap = {"mask": mask, "level": level}, partial(Raised, up=request.up) if request.up else None
+        return Layout(start, Euclidean(mask, known), cond, known, request.strength, wrap, request.window)
 
     def decode(self, x0: Tensor, layout: Layout) -> list[list[float] | None]:
-        rows = [row[mask].tolist() for row, mask in zip(x0, layout.cond["mask"], strict=True)]
+        rows = [(row[mask] * self.unit).tolist() for row, mask in zip(x0, layout.cond["mask"], strict=True)]
         return [row if sum(row) <= self.limit else None for row in rows]
 
-    def evaluate(self, artifacts: Sequence[Any]) -> dict[str, float]:
+    def windows(self, layout: Layout, run: Any) -> Any:
+        if layout.window is None:
+            yield run(layout, 0, range(len(layout.start))), 0
+            return
+        x = layout.start.clone()
+        for index, start in enumerate(range(0, x.shape[1], layout.window)):
+            here = slice(start, start + layout.window)
+            mask = layout.cond["mask"][:, here]
+            part = Layout(x[:, here], Euclidean(mask), {**layout.cond, "mask": mask})
+            x[:, here] = run(part, index, range(len(x)))
+            yield x, min(start + layout.window, x.shape[1])
+
+    def decode_part(self, x0: Tensor, layout: Layout, start: int, stop: int) -> list[list[float]]:
+        return [(row[start:stop] * self.unit).tolist() for row in x0]
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"unit": self.unit}
+
+    def load_tensors(self, tensors: Any) -> None:
+        if tensors.keys() != {"unit"} or tensors["unit"].shape != (1,):
+            raise ValueError(f"unit is one number, but there is\n{dict(tensors)}")
+        self.unit = tensors["unit"]
+
+    def report(self, artifacts: Sequence[Any]) -> dict[str, float]:
         self.evaluated += 1
         return {"count": float(len(artifacts))}
 

@@ -340,3 +340,38 @@ def test_errors(x: tuple[int, ...], t: tuple[int, ...], mask: tuple[int, ...] | 
     cond = {} if mask is None else {"mask": torch.ones(mask).bool()}
     with pytest.raises(ValueError, match=message):
         DiT(3, **SMALL)(torch.zeros(x), torch.zeros(t), cond)
+
+
+def test_element_times_reach_the_network_element_by_element() -> None:
+    torch.manual_seed(0)
+    net = awake(channels=3, patch=(2,), channels_last=True, element_times=True).double()
+    x, per_sample = torch.randn(2, 8, 3).double(), torch.tensor([0.5, 0.9]).double()
+    full = per_sample[:, None, None].expand(2, 8, 3).clone()
+    alike = net(x, per_sample)
+    assert torch.allclose(net(x, full), alike)
+    assert torch.allclose(net(x, full[..., :1]), alike)
+    full[:, 2, 1] = 0  # one element known: the sample's level stays, its token hears of it
+    assert (net(x, full) - alike).abs().amax() > 1e-4
+
+
+def test_padding_has_no_effect_on_element_times() -> None:
+    torch.manual_seed(0)
+    net = awake(channels=3, patch=(1,), channels_last=True, element_times=True).double()
+    x, t = torch.randn(1, 5, 3).double(), torch.rand(1, 5, 3).double() * 0.5
+    alone = net(x, t)
+    mask = torch.arange(9)[None] < 5
+    padded_t = torch.cat([t, torch.ones(1, 4, 3).double()], 1)
+    padded = net(torch.cat([x, torch.randn(1, 4, 3).double()], 1), padded_t, {"mask": mask})
+    assert torch.allclose(padded[:, :5], alone)
+
+
+def test_labels_vectors_and_numbers_each_have_their_say() -> None:
+    torch.manual_seed(0)
+    net = awake(labels={"digit": 3, "voice": 2}, vectors={"text": 4}).double()
+    x, t = torch.randn(2, 3, 8, 8).double(), torch.tensor([0.3, 0.8]).double()
+    nothing = net(x, t)
+    absent = {"digit": torch.tensor([-1, -1]), "voice": torch.tensor([-1, -1]), "text": torch.full((2, 4), torch.nan)}
+    assert torch.allclose(net(x, t, absent), nothing)
+    given = {"digit": torch.tensor([0, 2]), "voice": torch.tensor([1, 0]), "text": torch.randn(2, 4).double()}
+    for name, value in given.items():
+        assert (net(x, t, {name: value}) - nothing).abs().amax() > 1e-4, name

@@ -177,7 +177,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(tmp_path: Path) -> Non
     assert [row["skipped"] for row in rows(tmp_path)] == [1, 2, 3]
     assert all(math.isfinite(row["loss"]) for row in rows(tmp_path))
     steps = final(tmp_path, 6).tensors["optimizer"]
-    assert steps["denoiser.network.leave.weight.step"].item() == 3
+    assert steps["model.network.leave.weight.step"].item() == 3
 
 
 def test_a_skipped_step_does_not_count_for_the_average(tmp_path: Path) -> None:

@@ -46,9 +46,18 @@ def test_equal_sizes_are_shuffled() -> None:
     assert {frozenset(order.batch(s)) for s in range(10)}.isdisjoint({frozenset(order.batch(s)) for s in range(10, 20)})
 
 
-def test_a_batch_larger_than_the_data_is_refused() -> None:
-    with pytest.raises(ValueError, match="there are 3"):
-        BatchOrder(None, 3, 4, seed=0)
+@pytest.mark.parametrize("sizes", [None, [5, 1, 3]])
+def test_a_batch_larger_than_the_data_holds_each_item_equally_often(sizes: list[int] | None) -> None:
+    order = BatchOrder(sizes, 3, 8, seed=0)
+    batches = [order.batch(step) for step in range(20)]
+    assert all(sorted(batch.count(item) for item in range(3)) == [2, 3, 3] for batch in batches)
+    assert {batch.count(0) for batch in batches} == {2, 3}  # whose turn is left out changes
+    assert [BatchOrder(sizes, 3, 8, seed=0).batch(step) for step in range(20)] == batches
+
+
+def test_no_items_make_no_batch() -> None:
+    with pytest.raises(ValueError, match="0 training items"):
+        BatchOrder(None, 0, 4, seed=0)
 
 
 def test_held_out_batches_are_always_the_same_items_and_drop_none() -> None:
