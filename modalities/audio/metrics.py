@@ -1,0 +1,315 @@
+"""Metrics of a set of clips, each with its protocol, its n and the figure of real data beside it.
+
+What a distance between sets is worth, the distance between two sets of real data of the same size tells: that is the
+figure of real data in its row. Real clips take part as three sets: ``target``, from which distances are measured;
+``real``, whose distance is the floor; and the training clips, among which copies are looked for.
+
+    training and reference given    target = training          real = reference
+    only the reference              target, real = two random halves of it
+    only training, or a gallery     target, real = two random halves of it
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from noiseloom.core.registry import unknown
+
+from ..component import Component
+from ..distances import (
+    Array,
+    copied,
+    density_coverage,
+    entropy,
+    frechet,
+    inception_score,
+    kernel_distance,
+    median_distance,
+    nearest,
+)
+from ..report import Z95, Report, Row, share
+from .clips import BLOCK, Scores, failure, load, score
+from .embedders import Embedder, build_embedder, preset_for
+from .pitch import TRACKERS, cents
+from .spectral import SILENT, log_spectral_distance, mel_distance, multi_resolution_stft
+from .waveform import Waveform
+
+__all__ = ["evaluate", "load"]
+
+_FEWEST = 10  # clips on either side of a distance between sets
+_NEIGHBOURS = 5  # of density and coverage
+
+
+@dataclass(frozen=True)
+class _Real:
+    """Embeddings of real clips, and how they came about: see the module."""
+
+    target: Array
+    real: Array
+    protocol: str
+    training: Array | None = None
+    distances: Array | None = None  # of real clips from the nearest training clip
+    copying: str = ""
+
+
+def evaluate(
+    artifacts: Sequence[Waveform | None],
+    reference: Sequence[Waveform | None] | None = None,
+    *,
+    embedder: str | Path | Mapping[str, Any] | Component | Embedder = "statistics",
+    training: Sequence[Waveform | None] | str | Path | None = None,
+    tracker: str = "yin",
+    title: str = "audio",
+) -> Report:
+    """Score clips; every one of them counts, failed ones too.
+
+    Args:
+        artifacts: with what was asked of each in its ``values``: labels, "pitch" (a MIDI key) or "pitch_hz",
+            "duration" in seconds. None for a sample that failed.
+        reference: real clips that were not trained on; of the same names and lengths (round trips), they are also
+            compared one by one.
+        embedder: see :func:`.embedders.build_embedder`.
+        training: real clips that were trained on, or a source whose training split they are; by default the
+            embedder's gallery, where it carries one.
+        tracker: of pitch, "yin" or "crepe".
+        title: what is scored, for the report's first line.
+
+    Returns:
+        The report; its ``items`` are the :class:`.clips.Scores`, one for each clip.
+
+    Raises:
+        UnknownName, MissingExtra, ValueError: see :func:`.embedders.build_embedder`; an unknown tracker.
+    """
+    if tracker not in TRACKERS:
+        raise ValueError(unknown("tracker", tracker, TRACKERS))
+    if isinstance(training, str | Path):
+        training = load(training, "train")
+    scores, others = score(artifacts, tracker), score(reference or (), tracker)
+    clips, held_out, trained = (_usable(waves) for waves in (artifacts, reference or (), training or ()))
+    rates = Counter(wave.rate for wave in held_out or trained or clips)
+    embed = build_embedder(embedder, max(rates, key=rates.__getitem__, default=16000))
+    classes = [_heard(embed, clips, scores), _heard(embed, held_out, others)]
+    labels = sorted({name for s in scores for name in s.asked} & set(embed.labels))
+    with_lufs = all(s.lufs is not None for s in [*scores, *others] if not s.failure)
+
+    def own(scores: Sequence[Scores], probabilities: Mapping[str, Array]) -> list[Row]:
+        rows = _clip_rows(scores, with_lufs) + _pitch_rows(scores, tracker)
+        return rows + _class_rows(embed, scores, probabilities, labels)
+
+    figures = {row.name: row.value for row in own(others, classes[1])} if held_out else dict(embed.figures)
+    rows = [replace(row, real=figures.get(row.name)) for row in own(scores, classes[0])]
+    notes = [] if artifacts else ["there are no clips: nothing was measured"]
+    known = embed(trained) if trained else embed.gallery
+    real = _real(embed(held_out), known, "training clips" if trained else "gallery clips")
+    if real is None:
+        notes.append(f"distances between sets need {_FEWEST} clips of a reference or of the training data")
+    elif min(len(clips), len(real.real), len(real.target)) < _FEWEST:
+        notes.append(f"distances between sets need {_FEWEST} clips on either side")
+    else:
+        found = _set_rows(embed(clips), real, embed, scores, notes)
+        rows += [replace(row, real=figures.get(row.name, row.real)) for row in found]
+    rows += _pair_rows(clips, held_out)
+    told = f"{len(held_out):,} clips of the reference" if held_out else ""
+    told = told or ("published with the embedder" if embed.figures else "")
+    failed = dict(Counter(s.failure for s in scores if s.failure).most_common())
+    return Report(f"{title}: {len(artifacts):,} clips", rows, failed, notes, told, scores)
+
+
+def _usable(waves: Sequence[Waveform | None]) -> list[Waveform]:
+    return [wave for wave in waves if wave is not None and not failure(wave)]
+
+
+def _heard(embed: Embedder, clips: Sequence[Waveform], scores: Sequence[Scores]) -> dict[str, Array]:
+    """Class probabilities of the usable clips; what is heard goes into their scores."""
+    if not embed.labels or not clips:
+        return {}
+    probabilities = embed.probabilities(clips)
+    for name, values in probabilities.items():
+        for one, index in zip((s for s in scores if not s.failure), values.argmax(1), strict=True):
+            one.heard[name] = embed.labels[name][index]
+    return probabilities
+
+
+def _clip_rows(scores: Sequence[Scores], with_lufs: bool) -> list[Row]:
+    """What clips measure by themselves."""
+    kept = [s for s in scores if not s.failure]
+    n, m = len(scores), len(kept)
+    decoded = sum(s.failure in ("", "not finite") for s in scores)
+    rows = [
+        share("readable", decoded, n, "decoded, with at least one sample"),
+        share("finite", m, n, "readable, and every sample is finite; what follows is of these"),
+        share("clipped", sum(s.clipped for s in kept), m, "3 samples in a row at full scale", better="lower"),
+        share("silent", sum(s.silent for s in kept), m, f"no 50 ms above {SILENT:.0f} dBFS", better="lower"),
+    ]
+    if not kept:
+        return rows
+    seconds = [s.seconds for s in kept]
+    rows += [_mean("duration", seconds, "mean length", "s"), _spread("duration_spread", seconds, "of lengths", "s")]
+    if off := [abs(s.seconds - s.asked_seconds) for s in kept if s.asked_seconds is not None]:
+        rows.append(_mean("duration_error", off, "mean |length - length asked|", "s", "lower"))
+    if with_lufs:
+        name, unit, levels = "loudness", "LUFS", [s.lufs for s in kept if s.lufs is not None and not s.silent]
+        protocol = "ITU-R BS.1770; not silent"
+    else:
+        name, unit, levels = "level", "dBFS", [s.level for s in kept if not s.silent]
+        protocol = f"root mean square (a clip is under {BLOCK} s: no loudness); not silent"
+    if levels:
+        rows.append(_mean(name, levels, f"mean, {protocol}", unit))
+        rows.append(_spread(f"{name}_spread", levels, f"of {name}s", "dB"))
+    timbres = [s.timbre for s in kept if s.timbre is not None]
+    if timbres:
+        rows.append(_mean("spectral_centroid", [t.centroid for t in timbres], "mean over audible frames", "Hz"))
+        rows.append(_mean("spectral_flatness", [t.flatness for t in timbres], "0 a tone, 0.56 white noise"))
+    return rows
+
+
+def _pitch_rows(scores: Sequence[Scores], tracker: str) -> list[Row]:
+    """Asked pitches; a clip in which none is found is wrong, and so is one that failed."""
+    asked = [s for s in scores if s.asked_pitch is not None]
+    if not asked:
+        return []
+    n = len(asked) + sum(s.failure == "unreadable" for s in scores)
+    found = [cents(s.pitch, s.asked_pitch) for s in asked if s.pitch is not None and s.asked_pitch is not None]
+    off = np.abs(np.array(found))
+    octave = sum(abs(c) > 600 and abs(c - 1200 * round(c / 1200)) <= 50 for c in found)
+    rows = [
+        share("pitch_accuracy", float((off <= 50).sum()), n, f"{tracker}: within 50 cents of the pitch asked"),
+        share("pitch_octave_errors", octave, n, f"{tracker}: within 50 cents of an octave of it", better="lower"),
+        share("pitch_found", len(found), n, f"{tracker}: a pitch in 30 % of the part within 20 dB of the loudest"),
+    ]
+    middle = float(np.median(off)) if len(off) else None
+    return [*rows, Row("pitch_error", middle, len(off), f"{tracker}: median, where found", "cents", better="lower")]
+
+
+def _class_rows(
+    embed: Embedder, scores: Sequence[Scores], probabilities: Mapping[str, Array], asked: Sequence[str]
+) -> list[Row]:
+    """What a classifier hears: the class asked for, else how many there are, and how clear and even they are."""
+    rows = []
+    for name, values in probabilities.items():
+        classes, by = embed.labels[name], f"heard by {embed.name}"
+        heard = [s.heard[name] for s in scores if name in s.heard]
+        if name in asked:
+            told = [s for s in scores if name in s.asked]
+            n = len(told) + sum(s.failure == "unreadable" for s in scores)
+            right = sum(s.heard.get(name) == s.asked[name] for s in told)
+            rows.append(share(f"{name}_accuracy", right, n, f"the {name} asked is {by}; failed clips are wrong"))
+        else:
+            protocol = f"how many of {len(classes)} occur, {by}"
+            rows.append(Row(f"{name}_variety", float(len(set(heard))), len(heard), protocol, better="real"))
+        counts = np.array([heard.count(one) for one in classes])
+        value, error = inception_score(values)
+        at_most = f"at most {np.log(len(classes)):.2f}"
+        rows += [
+            Row(f"{name}_entropy", entropy(counts), len(heard), f"nats, {at_most}, of classes {by}", better="real"),
+            Row(
+                f"{name}_inception_score",
+                value,
+                len(heard),
+                f"exp mean KL of classes to their mean, 1 to {len(classes)}, {by}",
+                error=Z95 * error,
+            ),
+        ]
+    return rows
+
+
+def _real(held_out: Array, known: Array | None, called: str) -> _Real | None:
+    """The real clips' three parts; None where there are too few for any distance."""
+    if known is not None and len(held_out):
+        protocol = f"from {len(known):,} {called}; real: {{n:,}} of the reference"
+        distances = nearest(held_out, known)
+        return _Real(known, held_out, protocol, known, distances, f"of {len(held_out):,} clips of the reference")
+    whole = held_out if known is None else known
+    if len(whole) < 2:
+        return None
+    order = np.random.default_rng(0).permutation(len(whole))
+    target, real = whole[order[::2]], whole[order[1::2]]
+    what = "the reference" if known is None else called
+    protocol = f"from half of {what} ({len(target):,}); real: {{n:,}} of its other half"
+    if known is None:
+        return _Real(target, real, protocol)
+    return _Real(target, real, protocol, known, nearest(known, known, same=True), f"of {called} among themselves")
+
+
+def _set_rows(ours: Array, real: _Real, embed: Embedder, scores: Sequence[Scores], notes: list[str]) -> list[Row]:
+    """Distances between sets at one n, and the search for copies."""
+    draw = np.random.default_rng(1)
+    n = min(len(ours), len(real.real))
+    made, floor, target = (x[draw.permutation(len(x))] for x in (ours, real.real, real.target))
+    made, floor = made[:n], floor[:n]
+    protocol = f"{embed.name}; {real.protocol.format(n=n)}"
+    width = median_distance(target)
+    (value, error), (least, spread) = (kernel_distance(x, target, width) for x in (made, floor))
+    balls = target[:n]
+    (density, coverage), (dense, covered) = (density_coverage(x, balls, _NEIGHBOURS) for x in (made, floor))
+    near = f"{embed.name}; balls of {len(balls):,} real clips, out to neighbour {_NEIGHBOURS}"
+    rows = [
+        Row("frechet_distance", frechet(made, target), n, protocol, real=frechet(floor, target), better="lower"),
+        Row(
+            "kernel_distance",
+            1e3 * value,
+            n,
+            f"{protocol} (± {1e3 * Z95 * spread:.2g}); unbiased MMD², Gaussian kernel of median width",
+            "×10⁻³",
+            real=1e3 * least,
+            error=1e3 * Z95 * error,
+            better="lower",
+        ),
+        Row("density", density, n, f"{near}: how many a clip is in, over {_NEIGHBOURS}", real=dense, better="real"),
+        Row("coverage", 100 * coverage, n, f"{near}: how many hold a clip", "%", 100 * covered),
+    ]
+    if real.training is None or real.distances is None:
+        return rows
+    distances = nearest(ours, real.training)
+    for one, distance in zip((s for s in scores if not s.failure), distances, strict=True):
+        one.nearest = float(distance)
+    ratio, below = copied(distances, real.distances)
+    if not np.isfinite(ratio):
+        notes.append("most clips of the reference are among the training clips: copies cannot be told")
+        return rows
+    protocol = f"{embed.name}; median distance to the nearest, over that {real.copying}; 0: copies"
+    rows.append(Row("nearest_training_ratio", ratio, len(ours), protocol, real=1.0))
+    for quantile, part in below.items():
+        percent = round(100 * quantile)
+        protocol = f"{embed.name}; nearer to a training clip than {percent} % {real.copying}"
+        row = share(f"nearer_than_{percent}_percent", part * len(ours), len(ours), protocol)
+        rows.append(replace(row, real=100 * quantile, better="lower"))
+    return rows
+
+
+def _pair_rows(clips: Sequence[Waveform], held_out: Sequence[Waveform]) -> list[Row]:
+    """Clips against the reference's of the same name, rate and length; none unless half of them have one."""
+    named = {Path(wave.name).with_suffix("").as_posix(): wave for wave in held_out if wave.name}
+    pairs = []
+    for wave in clips:
+        other = named.get(Path(wave.name).with_suffix("").as_posix()) if wave.name else None
+        if other is not None and (other.rate, other.samples.shape) == (wave.rate, wave.samples.shape):
+            pairs.append((wave.samples, other.samples, preset_for(wave.rate)))
+    if not pairs or len(pairs) < len(clips) / 2:
+        return []
+    with_name, presets = "of clips and the reference's of the same name", sorted({preset for *_, preset in pairs})
+    stft = [multi_resolution_stft(a, b) for a, b, _ in pairs]
+    log = [log_spectral_distance(a, b) for a, b, _ in pairs]
+    mel = [mel_distance(a, b, preset) for a, b, preset in pairs]
+    return [
+        _mean("stft_distance", stft, f"multi-resolution STFT (512, 1024, 2048) {with_name}", better="lower"),
+        _mean("log_spectral_distance", log, f"windows of 1024, {with_name}", "dB", "lower"),
+        _mean("mel_distance", mel, f"{', '.join(presets)}: mean |log-mel difference| {with_name}", "nats", "lower"),
+    ]
+
+
+def _mean(
+    name: str, values: Sequence[float], protocol: str, unit: str = "", better: Literal["lower", "real"] = "real"
+) -> Row:
+    error = Z95 * float(np.std(values)) / len(values) ** 0.5
+    return Row(name, float(np.mean(values)), len(values), protocol, unit, error=error, better=better)
+
+
+def _spread(name: str, values: Sequence[float], protocol: str, unit: str) -> Row:
+    return Row(name, float(np.std(values)), len(values), f"standard deviation {protocol}", unit, better="real")
