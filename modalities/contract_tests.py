@@ -61,7 +61,7 @@ class Case:
     def layout(self, seeds: list[int]) -> Layout:
         """The layout of a few samples."""
         request = self.modality.Request(**self.request)
-        return self.modality.layout(request, self.modality.sizes(request, seeds))
+        return self.modality.layout(request, self.modality.plans(request, seeds))
 
 
 def _close(a: Sample, b: Sample, tolerance: float = 1e-5) -> bool:
@@ -132,10 +132,10 @@ def parts_of(values: Any) -> list[Tensor]:
 def test_requests_become_layouts(case: Case) -> None:
     request = case.modality.Request(**case.request)
     seeds = [11, 12, 13]
-    sizes = case.modality.sizes(request, seeds)
-    assert [case.modality.sizes(request, [seed])[0] for seed in seeds] == sizes
-    layout = case.modality.layout(request, sizes)
-    assert len(layout.start) == len(sizes)
+    plans = case.modality.plans(request, seeds)
+    assert [case.modality.plans(request, [seed])[0] for seed in seeds] == plans
+    layout = case.modality.layout(request, plans)
+    assert len(layout.start) == len(plans)
     noise = layout.space.noise(layout.start, sample_generators(0, seeds))
     assert _close(layout.space.project(noise), noise)
 

@@ -8,16 +8,17 @@ for samples means, and how a clean sample becomes something a person can open. T
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from torch import Generator
+from torch import Generator, Tensor
 
+from noiseloom.core.denoiser import Denoise
 from noiseloom.core.objectives import Example
 from noiseloom.core.registry import Registry
-from noiseloom.core.samples import Cond, Sample
+from noiseloom.core.samples import Cond, Sample, batch_size
 from noiseloom.core.spaces import Space
 
 from .report import Report
@@ -42,20 +43,41 @@ class Dataset(Protocol):
 
 
 @dataclass(frozen=True)
+class Plan:
+    """What one sample is to be, decided by its own seed.
+
+    Attributes:
+        size: how large it is (atoms, frames): batches hold like sizes.
+        values: what else was asked or drawn, by name: a class, a pitch.
+    """
+
+    size: int
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Layout:
-    """What to generate, for one batch.
+    """What to generate, for one batch. A modality may add what it needs to decode.
 
     Attributes:
         start: zeros of the shape to generate; known elements hold their clean values.
         space: the space of the batch, holding its masks.
         cond: conditions, with the mask under ``mask``.
         known: boolean, by part, left-aligned with the sample; None: nothing is known.
+        strength: where in time to start: 1 is noise alone, less starts from ``start`` (SDEdit).
+        wrap: a denoiser around the denoiser that these samples need; None: as it is.
     """
 
     start: Sample
     space: Space
     cond: Cond
     known: Sample | None = None
+    strength: float = 1.0
+    wrap: Callable[[Denoise], Denoise] | None = None
+
+
+#: samples the layout of a window: ``run(layout, its number, which samples of the batch are in it)``
+Run = Callable[[Layout, int, Sequence[int]], Sample]
 
 
 class Modality(ABC):
@@ -65,6 +87,9 @@ class Modality(ABC):
     name: ClassVar[str]
     #: a dataclass: what one can ask of a sample (its fields are the command line's options)
     Request: ClassVar[type]
+
+    #: conditions of this checkpoint that are options by themselves: they go into the request's ``conditions``
+    conditions_named: Sequence[str] = ()
 
     @property
     @abstractmethod
@@ -98,27 +123,62 @@ class Modality(ABC):
         """A batch of items. With ``generators`` (training) it augments, drops conditions and draws known parts; without
         it (held-out evaluation) it is deterministic."""
 
+    def warnings(self, dataset: Dataset) -> list[str]:
+        """What is odd about the scale of a training set, a line each: told before the first step; by default none."""
+        return []
+
     def couple(self, x0: Sample, noise: Sample, space: Space) -> Sample:
         """The noise paired with the data; independent by default."""
         return noise
 
     @abstractmethod
-    def sizes(self, request: Any, seeds: Sequence[int]) -> list[int]:
-        """How large each requested sample will be, so that batches hold like sizes; one per-sample seed each."""
+    def plans(self, request: Any, seeds: Sequence[int]) -> list[Plan]:
+        """What each requested sample will be; one per-sample seed each, and nothing else is random."""
 
     @abstractmethod
-    def layout(self, request: Any, sizes: Sequence[int]) -> Layout:
-        """The batch to generate for samples of these sizes, on the CPU."""
+    def layout(self, request: Any, plans: Sequence[Plan]) -> Layout:
+        """The batch to generate for these samples, on the CPU."""
+
+    def windows(self, layout: Layout, run: Run) -> Iterator[tuple[Sample, int]]:
+        """Sample a layout, window by window where it is longer than the network has learned; by default at once.
+
+        Yields:
+            After each window the whole sample as far as it is made, and how many elements are finished: no later
+            window changes what they decode to. Where it is 0 to the end, elements are not told apart.
+        """
+        yield run(layout, 0, range(batch_size(layout.start))), 0
 
     @abstractmethod
     def decode(self, x0: Sample, layout: Layout) -> list[Any]:
         """Artifacts a person can use, one each; None for a sample that failed."""
 
+    def decode_part(self, x0: Sample, layout: Layout, start: int, stop: int) -> list[Any]:
+        """Artifacts of finished elements ``start`` to ``stop``, for streams."""
+        raise NotImplementedError(f"{self.name} counts no finished elements")
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights of its own (a vocoder's, an autoencoder's), stored with a checkpoint; by default none."""
+        return {}
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what ``tensors`` gave.
+
+        Raises:
+            ValueError: they do not fit.
+        """
+        if tensors:
+            raise ValueError(f"{self.name} has no weights of its own, but was given {', '.join(tensors)}")
+
+    def report(self, artifacts: Sequence[Any]) -> Report:
+        """Scores of its own samples; by default those of ``evaluate``."""
+        return self.evaluate(artifacts)
+
     @abstractmethod
     def save(
-        self, artifacts: Sequence[Any], directory: Path, *, seeds: Sequence[int], report: Report | None
+        self, artifacts: Sequence[Any], directory: Path, *, seeds: Sequence[int], report: Report | None, **options: Any
     ) -> list[Path]:
-        """Files and pictures of the artifacts; returns what was written, the page to open last."""
+        """Files and pictures of the artifacts; returns what was written, the page to open last. ``options`` are the
+        modality's own: a format."""
 
     @classmethod
     @abstractmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 _HERE = Path(__file__).parent
@@ -18,6 +19,7 @@ REGISTRIES = {
     "times": ("noiseloom.core.objectives", "TIME_DISTRIBUTIONS"),
     "networks": ("noiseloom.core.backbones", "NETWORKS"),
     "modalities": ("noiseloom.modalities.modality", "MODALITIES"),
+    "components": ("noiseloom.modalities.component", "COMPONENTS"),
 }
 
 KINDS = ("recipes", "checkpoints", *REGISTRIES)  # what `noiseloom list` takes
@@ -35,5 +37,14 @@ def recipes() -> dict[str, str]:
 
 
 def checkpoints() -> dict[str, Path]:
-    """The bundled checkpoints: name to folder."""
+    """The bundled checkpoints, components too: name to folder."""
     return {path.parent.name: path.parent for path in sorted((_HERE / "weights").glob("*/config.json"))}
+
+
+def components() -> dict[str, Path]:
+    """The bundled components, parts of a modality that are used and not sampled: name to folder."""
+    return {name: path for name, path in checkpoints().items() if _is_component(path)}
+
+
+def _is_component(folder: Path) -> bool:
+    return "component" in json.loads((folder / "config.json").read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ from pathlib import Path
 import noiseloom
 from noiseloom.modalities.extras import MissingExtra
 
-from .catalogue import checkpoints
+from .catalogue import checkpoints, components
 from .schema import DemoConfig
 
 COUNT = 48
@@ -37,7 +37,7 @@ def run(config: DemoConfig) -> None:
     """Each checkpoint into a folder of its own under ``out``, and ``out/index.html`` over them all."""
     out = Path(config.out)
     sections, missing = [], []
-    for name in checkpoints():
+    for name in (name for name in checkpoints() if name not in components()):
         try:
             pipeline = noiseloom.load(name)
         except MissingExtra as error:

@@ -29,7 +29,10 @@ def arguments(options: dict[str, Any]) -> str:
 
 def _checkpoint(folder: Path) -> str:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    made = f"{config['modality']['name']}, network {config['network']['name']}"
+    if "component" in config:
+        made = f"component {config['component']['name']}"
+    else:
+        made = f"{config['modality']['name']}, network {config['network']['name']}"
     return f"{made}, recipe {config['recipe']}" if config.get("recipe") else made
 
 

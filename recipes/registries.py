@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pkgutil
 from functools import cache
 from importlib import import_module
@@ -10,12 +11,13 @@ from typing import Any
 
 import noiseloom.modalities
 from noiseloom.core.registry import Registry, UnknownName, load_extensions
+from noiseloom.modalities.component import BUNDLED
 from noiseloom.modalities.extras import MissingExtra
 
-from .catalogue import REGISTRIES
+from .catalogue import REGISTRIES, components
 from .schema import options
 
-GIVEN_BY_THE_RUN = {"denoise"}  # arguments that no configuration holds
+GIVEN_BY_THE_RUN = {"denoise", "component", "source", "sources", "data"}  # arguments that no configuration holds
 
 
 @cache
@@ -25,9 +27,10 @@ def load_modalities() -> dict[str, str]:
     Returns:
         What could not be imported because an optional package is missing: the modality's name to the reason.
     """
+    BUNDLED.update(components())
     missing = {}
     for module in pkgutil.iter_modules(noiseloom.modalities.__path__):
-        for room in ("networks", "modality"):
+        for room in ("networks", "components", "modality"):
             name = f"{noiseloom.modalities.__name__}.{module.name}.{room}"
             try:
                 if module.ispkg and find_spec(name):
@@ -44,14 +47,20 @@ def registry(kind: str) -> Registry[Any]:
     home = import_module(module)
     for room in pkgutil.iter_modules(getattr(home, "__path__", [])):
         import_module(f"{module}.{room.name}")
-    if kind in ("networks", "modalities"):
+    if kind in ("networks", "modalities", "components", "objectives"):
         load_modalities()
     return getattr(home, name)
 
 
 def configurable(found: Registry[Any], name: str) -> dict[str, Any]:
-    """The options of a registered name that a configuration may hold, and their defaults."""
-    return {key: default for key, default in found.options(name).items() if key not in GIVEN_BY_THE_RUN}
+    """The options of a registered name that a configuration may hold, and their defaults: its constructor's, and those
+    of ``fitted`` where it is measured on data first."""
+    accepted = found.options(name)
+    if fitted := getattr(found[name], "fitted", None):
+        keywords = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        parameters = inspect.signature(fitted).parameters.items()
+        accepted = accepted | {key: p.default for key, p in parameters if p.kind in keywords}
+    return {key: default for key, default in accepted.items() if key not in GIVEN_BY_THE_RUN}
 
 
 def modality(name: str) -> Any:

@@ -20,7 +20,7 @@ def run(config: SampleConfig) -> None:
     if config.compile:
         pipeline.compile()
     samples = draw(pipeline, config)
-    _tell(samples, samples.save(Path(config.out)))
+    _tell(samples, samples.save(Path(config.out), **config.save))
 
 
 def draw(pipeline: Pipeline, config: SampleConfig) -> Samples:

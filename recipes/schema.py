@@ -21,6 +21,7 @@ Named = dict[str, Any]  # {name: ..., option: value}; empty: nothing is chosen
 # option: the registry of its name, as `noiseloom list` calls it
 REGISTERED = {
     "modality": "modalities",
+    "component": "components",
     "network": "networks",
     "schedule": "schedules",
     "objective": "objectives",
@@ -57,6 +58,7 @@ class SampleConfig:
         batch_size: samples at a time; changes speed and memory, not samples.
         precision: of the network's arithmetic, fp32 or bf16.
         compile: torch.compile the network; pays for thousands of samples.
+        save: the modality's options of saving, such as save.format=flac.
         request: what to make, in the modality's own words; NAME=VALUE is short for request.NAME=VALUE.
     """
 
@@ -73,6 +75,7 @@ class SampleConfig:
     batch_size: int | None = None
     precision: str | None = None
     compile: bool = False
+    save: dict[str, Any] = field(default_factory=dict)
     request: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -2,40 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Generator
 
 from noiseloom.core.backbones import NETWORKS
 from noiseloom.core.denoiser import Denoiser
-from noiseloom.core.objectives import OBJECTIVES, Example
+from noiseloom.core.objectives import OBJECTIVES
 from noiseloom.core.pipeline import Pipeline
 from noiseloom.core.samples import pick
 from noiseloom.core.training import TrainResult, train
-from noiseloom.modalities.modality import Dataset, Modality
+from noiseloom.modalities.modality import Modality
 
+from . import train_component
+from .items import FINISHED, Items, first_process
 from .registries import modality as modality_class
 from .train_schema import TrainConfig
 
-FINISHED = "checkpoint"  # the folder of a run that `noiseloom sample checkpoint=` takes
-
-
-class Items:
-    """A modality's data set as training data."""
-
-    def __init__(self, modality: Modality, dataset: Dataset) -> None:
-        self.modality, self.dataset, self.sizes = modality, dataset, dataset.sizes
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def example(self, indices: Sequence[int], generators: Sequence[Generator] | None) -> Example:
-        return self.modality.encode([self.dataset[index] for index in indices], generators)
+_CHECKED = 64  # items whose scale is measured
 
 
 class Recipe:
@@ -60,7 +47,7 @@ class Recipe:
     def data(self, split: str) -> Items | None:
         """The items of a split; None where it is empty."""
         dataset = self.datasets[split]
-        return Items(self.modality, dataset) if len(dataset) else None
+        return Items(self.modality.encode, dataset) if len(dataset) else None
 
     def fingerprint(self) -> dict[str, Any]:
         """What decides the weights beside the trainer's options."""
@@ -96,22 +83,27 @@ class Recipe:
         return out
 
     def check_scale(self) -> None:
-        """Warn before step 0 where the data does not have the standard deviation that the network is told."""
-        items = self.data("train")
-        assert items is not None
-        few = range(min(len(items), 64))
-        example = items.example(list(few), None)
+        """Warn before step 0 of data whose scale is not what the network is told, or that the modality finds odd."""
+        dataset = self.datasets["train"]
+        chosen = range(0, len(dataset), -(-len(dataset) // _CHECKED))
+        example = self.modality.encode([dataset[index] for index in chosen])
         sigma_data = self.modality.denoiser_options()["sigma_data"]
         squares = example.space.mean_square(example.x0)
+        lines = self.modality.warnings(dataset)
         for part, square in squares.items() if isinstance(squares, Mapping) else [("", squares)]:
             measured, told = float(square.mean()) ** 0.5, pick(sigma_data, part)
             if told is not None and not told / 4 < measured < told * 4:
                 name = f"the {part} of the data" if part else "the data"
-                print(f"warning: {name} have a scale of {measured:.3g}, but sigma_data is {told:.3g}", file=sys.stderr)
+                lines.append(f"{name} have a scale of {measured:.3g}, but sigma_data is {told:.3g}")
+        for line in lines:
+            print(f"warning: {line}", file=sys.stderr)
 
 
 def run(config: TrainConfig) -> None:
-    """Train, preview, and write the finished checkpoint to ``<out>/checkpoint``."""
+    """Train, preview, and write the finished checkpoint to ``<out>/checkpoint``; or so with a component."""
+    if config.component:
+        train_component.run(config)
+        return
     recipe = Recipe(config)
     directory = Path(config.out)
     for split, dataset in recipe.datasets.items():
@@ -125,10 +117,10 @@ def run(config: TrainConfig) -> None:
         return _preview(recipe, denoiser, directory / "previews" / f"step_{step:08d}")
 
     def finish(denoiser: Denoiser, result: TrainResult) -> None:
-        if not _first_process():
+        if not first_process():
             return
         pipeline = Pipeline(recipe.modality, denoiser, recipe.checkpoint_config(result))
-        folder = pipeline.save_pretrained(directory / FINISHED, name=config.run)
+        folder = pipeline.save_pretrained(directory / FINISHED, name=config.run, half=config.half)
         print(f"Finished at step {result.step}. Sample it: noiseloom sample checkpoint={folder}", file=sys.stderr)
 
     train(
@@ -150,7 +142,3 @@ def _preview(recipe: Recipe, denoiser: Denoiser, folder: Path) -> dict[str, floa
     samples = pipeline.sample(**{"count": 64, "progress": False, **recipe.config.preview})
     samples.save(folder)
     return samples.report.values()
-
-
-def _first_process() -> bool:
-    return int(os.environ.get("RANK", "0")) == 0

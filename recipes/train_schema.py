@@ -21,12 +21,14 @@ class TrainConfig:
         run: the run's name.
         out: the run's folder.
         modality: the kind of data.
-        data: where the data is: data.source=FILE_OR_FOLDER.
+        component: instead of a modality: a part of one that is trained by itself, such as a vocoder.
+        data: where the data is: data.source=FILE_OR_FOLDER; for a component also a list of them.
         network: the network.
         schedule: how signal becomes noise.
         objective: what is minimised.
         trainer: how long and how.
         sampling: the sample options that the checkpoint recommends, e.g. sampling.sampler=dpmpp_2m.
+        half: store the finished weights as float16, half the size.
         preview: what the previews sample, e.g. preview.count=64.
     """
 
@@ -34,10 +36,12 @@ class TrainConfig:
     run: str = "${recipe}"
     out: str = "runs/${run}"
     modality: Named = named()
+    component: Named = named()
     data: dict[str, Any] = field(default_factory=dict)
     network: Named = named()
     schedule: Named = named("flow")
     objective: Named = named("denoising")
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     sampling: dict[str, Any] = field(default_factory=dict)
+    half: bool = False
     preview: dict[str, Any] = field(default_factory=dict)

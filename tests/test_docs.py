@@ -39,7 +39,7 @@ for step in range(40):
     optimizer.step()
     losses.append(float(loss))
 assert sum(losses[-5:]) < 0.8 * sum(losses[:5]), losses
-layout = modality.layout(Request(pitch=7), modality.sizes(Request(), [0, 1]))
+layout = modality.layout(Request(pitch=7), modality.plans(Request(), [0, 1]))
 x = generate(denoiser, layout.start, cond=layout.cond, space=layout.space, steps=4, seeds=0)
 tones = modality.decode(x, layout)
 (path,) = modality.save(tones, Path("."), seeds=[0, 1], report=None)

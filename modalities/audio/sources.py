@@ -20,6 +20,7 @@ from typing import Any
 
 from ..extras import data_folder
 from ..places import Part, Place, open_parts
+from .tiny import NOTES_TINY
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif")
 SPLITS = ("train", "valid", "test")
@@ -71,13 +72,14 @@ class Listing:
 
 @dataclass(frozen=True)
 class Named:
-    """A known data set: its archive, where it comes from, and how its metadata is read."""
+    """A known data set: where it comes from, how its metadata is read, and its archive where it is bundled."""
 
     about: str
     columns: Mapping[str, str]
     kinds: Sequence[str] | None = None
     valid_fraction: float = 0.05
     amend: Callable[[dict[str, Any]], dict[str, Any]] = lambda row: row
+    archive: Path | None = None
 
 
 @dataclass
@@ -96,7 +98,7 @@ def find_clips(
     """The clips of a named source, a folder, a tar, several of either, a metadata file, or a single sound.
 
     Args:
-        source: "fsdd", "esc10", "notes", a path or a pattern. ``./notes`` is a folder of that name.
+        source: "fsdd", "esc10", "notes", "notes-tiny", a path or a pattern. ``./notes`` is a folder of that name.
         columns: which columns of the metadata are kept, under which names: ``{"label": "digit"}``; "file", "split" and
             "group" may be among the names. By default all are kept as they are called. A column whose every value is a
             number is one of numbers, but for "label", "text", "voice" and "speaker".
@@ -284,6 +286,8 @@ def hashed(text: str) -> float:
 
 
 def _archive(name: str, named: Named) -> Path:
+    if named.archive is not None:
+        return named.archive
     for path in (data_folder() / f"{name}.tar", data_folder() / name):
         if path.exists():
             return path
@@ -329,5 +333,11 @@ NAMED = {
         "592 notes of eight instruments rendered from the sound font FluidR3Mono (MIT)",
         {"label": "label", "pitch": "midi", "velocity": "velocity"},
         kinds=("note",),
+    ),
+    "notes-tiny": Named(
+        "72 of the notes, bundled: four instruments, keys 55 to 72, one velocity",
+        {"label": "label", "pitch": "midi"},
+        valid_fraction=0.2,
+        archive=NOTES_TINY,
     ),
 }

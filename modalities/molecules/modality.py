@@ -348,11 +348,11 @@ class Molecules(Modality):
     # Results
 
     def save(
-        self, artifacts: Sequence[Any], directory: Path, *, seeds: Sequence[int], report: Report | None
+        self, artifacts: Sequence[Any], directory: Path, *, seeds: Sequence[int], report: Report | None, **options: Any
     ) -> list[Path]:
         from .files import save
 
-        return save(artifacts, directory, seeds=seeds, report=report)
+        return save(artifacts, directory, seeds=seeds, report=report, **options)
 
     @classmethod
     def load_artifacts(cls, path: Path) -> list[Any]:

@@ -111,7 +111,8 @@ def test_every_recipe_composes_and_names_what_is_registered(noiseloom: Any, reci
     (config,) = outcome.configs
     assert config.recipe == recipe
     assert config.out == f"runs/{recipe}"
-    assert config.network["name"] in registries.registry("networks")
+    kind, registry = (config.component, "components") if config.component else (config.network, "networks")
+    assert kind["name"] in registries.registry(registry)
 
 
 def test_a_request_is_whatever_sample_does_not_know(noiseloom: Any) -> None:

@@ -54,7 +54,7 @@ def test_an_element_outside_the_vocabulary_is_named() -> None:
 
 
 def test_sizes_follow_the_training_histogram(modality: Molecules) -> None:
-    sizes = np.array(modality.sizes(MoleculeRequest(), list(range(4000))))
+    sizes = np.array([plan.size for plan in modality.plans(MoleculeRequest(), list(range(4000)))])
     weights = modality.histogram
     mean = sum(n * count for n, count in weights.items()) / sum(weights.values())
     assert abs(sizes.mean() - mean) < 0.2  # four standard errors
@@ -62,14 +62,16 @@ def test_sizes_follow_the_training_histogram(modality: Molecules) -> None:
 
 
 def test_a_property_shifts_the_sizes(modality: Molecules) -> None:
-    small, large = (modality.sizes(MoleculeRequest(alpha=a), list(range(200))) for a in (45.0, 95.0))
+    small, large = (
+        [plan.size for plan in modality.plans(MoleculeRequest(alpha=a), list(range(200)))] for a in (45.0, 95.0)
+    )
     assert np.mean(small) + 4 < np.mean(large)
 
 
 def test_a_formula_sets_size_and_composition(modality: Molecules) -> None:
     request = MoleculeRequest(formula="C7H10O2")
-    assert modality.sizes(request, [1, 2]) == [19, 19]
-    composition = modality.layout(request, [19, 19]).cond["composition"][0] * 10
+    assert [plan.size for plan in modality.plans(request, [1, 2])] == [19, 19]
+    composition = modality.layout(request, modality.plans(request, [1, 2])).cond["composition"][0] * 10
     assert dict(zip(modality.encoding.elements, composition.round().tolist(), strict=True)) == {
         "H": 10, "C": 7, "N": 0, "O": 2, "F": 0,
     }  # fmt: skip
@@ -88,7 +90,7 @@ def test_a_formula_sets_size_and_composition(modality: Molecules) -> None:
 )
 def test_requests_that_cannot_be_met_say_why(modality: Molecules, request_: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        modality.sizes(MoleculeRequest(**request_), [0])
+        modality.plans(MoleculeRequest(**request_), [0])
 
 
 def test_a_scaffold_is_kept_where_it_is(modality: Molecules, tmp_path: Path) -> None:
@@ -100,7 +102,7 @@ def test_a_scaffold_is_kept_where_it_is(modality: Molecules, tmp_path: Path) -> 
         writer.write(to_rdkit(whole))
     kept = from_rdkit(next(iter(Chem.SDMolSupplier(str(path), removeHs=False))))
     request = MoleculeRequest(scaffold=str(path), atoms=len(kept) + 3)
-    layout = modality.layout(request, modality.sizes(request, [0, 1]))
+    layout = modality.layout(request, modality.plans(request, [0, 1]))
     assert layout.known is not None
     assert layout.known["atoms"].sum(1).tolist() == [len(kept)] * 2
     assert torch.allclose(layout.space.project(layout.start)["positions"], layout.start["positions"], atol=1e-5)

@@ -1,0 +1,129 @@
+"""Clips as frames of a representation: made once, kept in the cache, and what is measured on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..cache import Arrays, Writer, cached_arrays
+from .data import AudioSet
+from .representation import Representation
+
+_BATCH = 64  # clips whose frames are made at a time
+_BLOCK = 1024  # clips whose frames are in memory at a time
+_CHECKED = 256  # clips whose scale is checked
+_STILL = 1e-3  # a deviation below which a number says nothing
+
+
+@dataclass(frozen=True)
+class Item:
+    """A clip to train on: its frames (frames, width) and its conditions by name."""
+
+    frames: np.ndarray
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Frames:
+    """A set of clips as items of training: frames from the cache."""
+
+    clips: AudioSet
+    frames: Arrays
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        return self.frames.lengths.tolist()
+
+    @property
+    def report(self) -> Any:
+        return self.clips.report
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index: int) -> Item:
+        return Item(self.frames[index], self.clips[index].values)
+
+
+def statistics(frames: Tensor) -> Tensor:
+    """Mean and standard deviation over time of normalised frames (frames, width): (2 width,)."""
+    return torch.cat([frames.mean(0), frames.std(0, correction=0)])
+
+
+def frames_of(clips: AudioSet, representation: Representation) -> Arrays:
+    """The frames of prepared clips, (frames, width) each, from the cache: keyed by the clips, the representation and
+    its weights."""
+    tensors = representation.state_dict().items()
+    weights = [[name, float(v.double().sum()), float(v.double().abs().sum())] for name, v in tensors]
+
+    def build(writer: Writer) -> None:
+        for first in range(0, len(clips), _BLOCK):
+            block = np.arange(first, min(first + _BLOCK, len(clips)))
+            made: dict[int, np.ndarray] = {}
+            # Batches of equal length: what a frame holds must not depend on its neighbours' length.
+            for length in np.unique(clips.samples[block]):
+                same = block[clips.samples[block] == length]
+                for few in np.array_split(same, -(-len(same) // _BATCH)):
+                    audio = torch.from_numpy(np.stack([clips[int(i)].samples for i in few]))
+                    made |= dict(zip(few.tolist(), representation.encode(audio).numpy(), strict=True))
+            for index in block.tolist():
+                writer.add(made[index])
+
+    told = {"clips": clips.fingerprint, "representation": representation.config, "weights": weights}
+    return cached_arrays("frames", told, build, shape=(representation.width,), total=len(clips))
+
+
+def moments(frames: Arrays) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each number of a frame over all of them. One that hardly changes is given the
+    others' deviation: in a sound to edit it may change."""
+    data = np.asarray(frames.data, np.float64)
+    mean, std = data.mean(0), data.std(0).clip(1e-4)
+    moves = std >= _STILL
+    std = np.where(moves | ~moves.any(), std, std[moves].mean() if moves.any() else 0.0)
+    return mean.round(6).tolist(), std.round(6).tolist()
+
+
+def scale_warnings(
+    frames: Arrays, representation: Representation, mean: Sequence[float], std: Sequence[float]
+) -> list[str]:
+    """What is wrong with the scale of a training set, a line each, measured on some of its clips.
+
+    Args:
+        mean, std: by which frames are normalised.
+    """
+    chosen = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), _CHECKED)).astype(int))
+    data = np.concatenate([np.asarray(frames[int(i)], np.float64) for i in chosen])
+    if bad := int((~np.isfinite(data)).any(1).sum()):
+        return [f"{bad:,} of {len(data):,} frames hold numbers that are not finite"]
+    measured, told = data.std(0), np.asarray(std)
+    still, lines = measured < _STILL, []
+    if still.any():
+        lines.append(
+            f"{still.sum()} of {len(still)} numbers of a frame hardly change (deviation below {_STILL:g}): the sounds "
+            "hold nothing there, or the autoencoder is untrained"
+        )
+    if still.all():
+        return lines
+    ratio = _ratio(measured[~still], told[~still])
+    offset = float(np.median(np.abs(data.mean(0) - np.asarray(mean))[~still] / told[~still]))
+    if not 0.5 < ratio < 2 or offset > 1:
+        lines.append(
+            f"frames deviate {ratio:.2g} times as much as the stored statistics say, and their means lie {offset:.2g} "
+            "deviations off: the statistics are of other data"
+        )
+    own = getattr(representation.decoder, "latent_std", None)
+    if own is not None and not 1 / 3 < (ratio := _ratio(measured[~still], own.double().cpu().numpy()[~still])) < 3:
+        lines.append(
+            f"latents deviate {ratio:.2g} times as much as the autoencoder's own training clips did: it is untrained, "
+            "or was trained on other sounds"
+        )
+    return lines
+
+
+def _ratio(measured: np.ndarray, told: np.ndarray) -> float:
+    return float(np.exp(np.log(measured / told).mean()))
