@@ -162,8 +162,8 @@ class PerCondition(Guidance):
         rescale: float = 0.0,
         schedule: Schedule | None = None,
     ) -> None:
-        if not scales:
-            raise ValueError("per_condition needs scales: {CONDITION: SCALE, ...}")
+        if not isinstance(scales, Mapping) or not scales:
+            raise ValueError(f"per_condition needs scales, {{CONDITION: SCALE, ...}}, not {scales!r}")
         super().__init__(denoise, max(scales.values()), interval, rescale, schedule)
         self.by_name = {str(name): float(scale) for name, scale in scales.items()}
 

@@ -36,6 +36,8 @@ class Component(nn.Module, ABC):
 
     #: the registered name
     name: ClassVar[str]
+    #: published scores on real items, by the name of a row
+    figures: Mapping[str, float] = {}
 
     @property
     @abstractmethod
@@ -74,16 +76,19 @@ class Component(nn.Module, ABC):
         return {"name": self.name, **self.config}
 
 
-def save_component(directory: str | Path, component: Component, facts: Mapping[str, Any] | None = None) -> Path:
+def save_component(
+    directory: str | Path, component: Component, facts: Mapping[str, Any] | None = None, *, half: bool = False
+) -> Path:
     """Publish a component as ``config.json``, ``model.safetensors`` and a card.
 
     Args:
         directory: made if needed; files of these three names are replaced.
         component: with the weights to publish.
         facts: what a reader wants to know: ``recipe``, ``seed``, ``metrics``, ``training``, ``data``, ``license``.
+        half: store float16 numbers, half the size; they are float32 again once loaded.
     """
     config = {"component": component.spec(), **(facts or {})}
-    return save_pretrained(directory, component, config, _card(Path(directory).name, config), COMPONENT)
+    return save_pretrained(directory, component, config, _card(Path(directory).name, config), COMPONENT, half=half)
 
 
 def load_component(directory: str | Path) -> Component:
@@ -96,6 +101,8 @@ def load_component(directory: str | Path) -> Component:
     pretrained = load_pretrained(directory, COMPONENT)
     component = COMPONENTS.build(pretrained.config["component"])
     load_exactly(component, pretrained.tensors, pretrained.path / WEIGHTS)
+    published = pretrained.config.get("metrics") or {}
+    component.figures = {name: float(value) for name, value in published.items() if isinstance(value, int | float)}
     return component.eval()
 
 

@@ -114,7 +114,7 @@ def entropy(counts: Array) -> float:
     """The entropy in nats of classes that occur so often (k,): at most ln k, where all occur equally often."""
     p = np.asarray(counts, np.float64)
     p = p[p > 0] / p.sum()
-    return float(-(p * np.log(p)).sum())
+    return float(abs((p * np.log(p)).sum()))
 
 
 def nearest(x: Array, y: Array, k: int = 1, *, same: bool = False) -> Array:

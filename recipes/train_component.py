@@ -55,7 +55,7 @@ def run(config: TrainConfig) -> None:
         report = trained.evaluate(test if len(test) else datasets["valid"])
         print(report, file=sys.stderr)
         facts = _facts(config, fingerprint, result, report.values())
-        folder = save_component(Path(config.out) / FINISHED, trained, facts)
+        folder = save_component(Path(config.out) / FINISHED, trained, facts, half=config.half)
         print(f"Finished at step {result.step}: {folder}", file=sys.stderr)
 
     train(

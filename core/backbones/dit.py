@@ -144,9 +144,9 @@ class DiT(nn.Module):
         self.embed = nn.Linear(elements * channels * (1 + self_condition + element_times), width)
         self.time = TimeEmbedding(width)
         classes = {"label": labels} if isinstance(labels, int) else dict(labels or {})
-        self.label_names, self.vector_names = tuple(classes), tuple(vectors or {})
+        self.label_names, self.vector_dims = tuple(classes), dict(vectors or {})
         self.labels = nn.ModuleDict({_key(name): LabelEmbedding(count, width) for name, count in classes.items()})
-        self.vectors = nn.ModuleDict({_key(name): VectorEmbedding(dim, width) for name, dim in (vectors or {}).items()})
+        self.vectors = nn.ModuleDict({_key(name): VectorEmbedding(dim, width) for name, dim in self.vector_dims.items()})
         self.scalars = ScalarEmbedding(scalars, width) if scalars else None
         self.context = nn.Linear(context_dim, width) if context_dim is not None else None
         if context_dim is not None:
@@ -297,8 +297,8 @@ class DiT(nn.Module):
         for name, embed in zip(self.label_names, self.labels.values(), strict=True):
             label = cond[name] if name in cond else torch.full((batch,), -1, device=times.device)
             c = c + embed(label).unsqueeze(1)
-        for name, embed in zip(self.vector_names, self.vectors.values(), strict=True):
-            vector = cond[name] if name in cond else torch.full((batch, embed.dim), math.nan)
+        for (name, dim), embed in zip(self.vector_dims.items(), self.vectors.values(), strict=True):
+            vector = cond[name] if name in cond else torch.full((batch, dim), math.nan)
             c = c + embed(vector.to(times.device)).unsqueeze(1)
         if self.scalars is not None:
             c = c + self.scalars(cond, batch).unsqueeze(1)

@@ -88,7 +88,7 @@ class Conditions:
         labels = {LABEL: labels.pop(LABEL), **labels} if LABEL in labels else labels
         chosen = np.unique(np.linspace(0, len(seconds) - 1, min(len(seconds), _ROWS)).astype(int))
         rows = {name: [_plain(values[i]) for i in chosen] for name, values in columns.items()}
-        spec = None
+        spec: dict[str, Any] | None = None
         if text:
             if texts is None:
                 raise ValueError(f"texts are asked for, but the clips have no column {TEXT!r}. Columns: {[*columns]}")

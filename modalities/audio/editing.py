@@ -90,14 +90,16 @@ class Edit:
 
 def edit_of(
     request: AudioRequest,
-    representation: Representation | None = None,
-    opened: Callable[[str], tuple[np.ndarray, float]] | None = None,
+    representation: Representation,
+    opened: Callable[[str], np.ndarray],
+    gain: Callable[[np.ndarray], float],
 ) -> Edit | None:
     """The edit that a request asks for; None: a sound from nothing.
 
     Args:
-        representation, opened: of the model: needed where there is an input; ``opened(path)`` reads it, (channels, n)
-            and the gain to the level that the model has learned.
+        representation: of the model.
+        opened: reads a file as (channels, n).
+        gain: a factor that brings a sound to the level that the model has learned.
 
     Raises:
         ValueError: no input, two edits at once, or one that does not fit it.
@@ -120,13 +122,11 @@ def edit_of(
     if len(chosen) != 1:
         choices = "strength, inpaint, extend, prepend, bandwidth"
         raise ValueError(f"say one thing to do with the input, not {len(chosen)}: one of {choices}")
-    assert representation is not None
-    assert opened is not None
-    audio, gain = opened(request.input)
+    audio = opened(request.input)
     if request.strength is not None:
-        return _variation(audio, gain, request.strength, representation)
+        return _variation(audio, gain(audio), request.strength, representation)
     if request.bandwidth is not None:
-        return _bandwidth(audio, gain, request.bandwidth, representation)
+        return _bandwidth(audio, gain(audio), request.bandwidth, representation)
     return _partly(audio, gain, request, representation)
 
 
@@ -177,7 +177,9 @@ def _bandwidth(audio: np.ndarray, gain: float, cutoff: float, representation: Re
     return Edit(audio, np.zeros(audio.shape[1], bool), known, mel.rate, gain, cutoff=cutoff)
 
 
-def _partly(audio: np.ndarray, gain: float, request: AudioRequest, representation: Representation) -> Edit:
+def _partly(
+    audio: np.ndarray, gain: Callable[[np.ndarray], float], request: AudioRequest, representation: Representation
+) -> Edit:
     rate, length = representation.rate, audio.shape[1]
     added = {"prepend": request.prepend or 0.0, "extend": request.extend or 0.0}
     for name, seconds in added.items():
@@ -195,7 +197,7 @@ def _partly(audio: np.ndarray, gain: float, request: AudioRequest, representatio
         raise ValueError("nothing to make: give extend or prepend a length, or inpaint a span")
     frames = representation.frames(audio.shape[1])
     known = torch.from_numpy(_heard_whole(kept, frames, representation))[None, :, None]
-    return Edit(audio, kept, known.expand(-1, -1, representation.width), rate, gain)
+    return Edit(audio, kept, known.expand(-1, -1, representation.width), rate, gain(audio[:, kept]))
 
 
 def _heard_whole(kept: np.ndarray, frames: int, representation: Representation) -> np.ndarray:

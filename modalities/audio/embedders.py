@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from noiseloom.core.pipeline.pretrained import COMPONENT, load_pretrained
 from noiseloom.core.registry import Registry, unknown
 
 from ..component import BUNDLED, Component, load_component
@@ -94,11 +93,11 @@ class Trained(Embedder):
         ValueError: the component does not embed.
     """
 
-    def __init__(self, component: Component, name: str, figures: Mapping[str, float] | None = None) -> None:
+    def __init__(self, component: Component, name: str) -> None:
         if not hasattr(component, "embed"):
             raise ValueError(f"the component {name!r} ({component.name}) does not embed clips: a classifier does")
         self.component: Any = component
-        self.name, self.figures = name, figures or {}
+        self.name, self.figures = name, component.figures
         self.labels = {
             label: [str(value) for value in values] for label, values in getattr(component, "labels", {}).items()
         }
@@ -200,9 +199,7 @@ def build_embedder(spec: str | Path | Mapping[str, Any] | Component | Embedder, 
         spec = Path(spec)
     if isinstance(spec, Path):
         path = BUNDLED.get(str(spec), spec.expanduser())
-        published = load_pretrained(path, COMPONENT).config.get("metrics") or {}
-        figures = {name: float(value) for name, value in published.items() if isinstance(value, int | float)}
-        return Trained(load_component(path), path.resolve().name, figures)
+        return Trained(load_component(path), path.resolve().name)
     return EMBEDDERS.build(spec, rate=rate)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..cache import Arrays, Writer, cached_arrays
 from .data import AudioSet
-from .representation import Representation
+from .representation import Mel, Representation
 
 _BATCH = 64  # clips whose frames are made at a time
 _BLOCK = 1024  # clips whose frames are in memory at a time
@@ -89,19 +89,26 @@ def moments(frames: Arrays) -> tuple[list[float], list[float]]:
 
 
 def scale_warnings(
-    frames: Arrays, representation: Representation, mean: Sequence[float], std: Sequence[float]
+    dataset: Frames, representation: Representation, mean: Sequence[float], std: Sequence[float]
 ) -> list[str]:
     """What is wrong with the scale of a training set, a line each, measured on some of its clips.
 
     Args:
         mean, std: by which frames are normalised.
     """
+    frames, rates = dataset.frames, np.asarray(dataset.clips.report.before["rate"])
     chosen = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), _CHECKED)).astype(int))
     data = np.concatenate([np.asarray(frames[int(i)], np.float64) for i in chosen])
     if bad := int((~np.isfinite(data)).any(1).sum()):
         return [f"{bad:,} of {len(data):,} frames hold numbers that are not finite"]
     measured, told = data.std(0), np.asarray(std)
     still, lines = measured < _STILL, []
+    needed = 2 * representation.preset.fmax if isinstance(representation, Mel) else representation.rate
+    if count := int((rates < 0.95 * needed).sum()):
+        lines.append(
+            f"{count:,} of {len(rates):,} clips are of a lower rate, from {rates.min():,} Hz, and hold nothing above "
+            f"half of it, but frames go up to {needed / 2:,.0f} Hz: the network is to learn noise there"
+        )
     if still.any():
         lines.append(
             f"{still.sum()} of {len(still)} numbers of a frame hardly change (deviation below {_STILL:g}): the sounds "

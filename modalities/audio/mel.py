@@ -107,7 +107,7 @@ PRESETS = {
         MelPreset("bigvgan-44k", 44100, 2048, 512, 128, 0, 22050),
         MelPreset("vocos-24k", 24000, 1024, 256, 100, 0, 12000, "htk", None, 0.0, 1e-7, centred=True),
         MelPreset("audioldm-16k", 16000, 1024, 160, 64, 0, 8000, epsilon=0.0),
-        MelPreset("music-16k", 16000, 1024, 256, 96, 30, 8000),
+        MelPreset("music-16k", 16000, 1024, 256, 128, 30, 8000),
         MelPreset("speech-16k", 16000, 512, 128, 80, 0, 8000),
         MelPreset("speech-8k", 8000, 256, 64, 64, 0, 4000),
     )

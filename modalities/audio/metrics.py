@@ -98,12 +98,12 @@ def evaluate(
     labels = sorted({name for s in scores for name in s.asked} & set(embed.labels))
     with_lufs = all(s.lufs is not None for s in [*scores, *others] if not s.failure)
 
-    def own(scores: Sequence[Scores], probabilities: Mapping[str, Array]) -> list[Row]:
-        rows = _clip_rows(scores, with_lufs) + _pitch_rows(scores, tracker)
-        return rows + _class_rows(embed, scores, probabilities, labels)
+    def asked(scores: Sequence[Scores], probabilities: Mapping[str, Array]) -> list[Row]:
+        return _class_rows(embed, scores, probabilities, labels) + _pitch_rows(scores, tracker)
 
-    figures = {row.name: row.value for row in own(others, classes[1])} if held_out else dict(embed.figures)
-    rows = [replace(row, real=figures.get(row.name)) for row in own(scores, classes[0])]
+    alone = [*asked(others, classes[1]), *_clip_rows(others, with_lufs)] if held_out else []
+    figures = {row.name: row.value for row in alone} or dict(embed.figures)
+    rows = [replace(row, real=figures.get(row.name)) for row in asked(scores, classes[0])]
     notes = [] if artifacts else ["there are no clips: nothing was measured"]
     known = embed(trained) if trained else embed.gallery
     real = _real(embed(held_out), known, "training clips" if trained else "gallery clips")
@@ -112,8 +112,8 @@ def evaluate(
     elif min(len(clips), len(real.real), len(real.target)) < _FEWEST:
         notes.append(f"distances between sets need {_FEWEST} clips on either side")
     else:
-        found = _set_rows(embed(clips), real, embed, scores, notes)
-        rows += [replace(row, real=figures.get(row.name, row.real)) for row in found]
+        rows += _set_rows(embed(clips), real, embed, scores, notes)
+    rows += [replace(row, real=figures.get(row.name)) for row in _clip_rows(scores, with_lufs)]
     rows += _pair_rows(clips, held_out)
     told = f"{len(held_out):,} clips of the reference" if held_out else ""
     told = told or ("published with the embedder" if embed.figures else "")
@@ -161,7 +161,7 @@ def _clip_rows(scores: Sequence[Scores], with_lufs: bool) -> list[Row]:
         protocol = f"root mean square (a clip is under {BLOCK} s: no loudness); not silent"
     if levels:
         rows.append(_mean(name, levels, f"mean, {protocol}", unit))
-        rows.append(_spread(f"{name}_spread", levels, f"of {name}s", "dB"))
+        rows.append(_spread(f"{name}_spread", levels, f"of {name}", "dB"))
     timbres = [s.timbre for s in kept if s.timbre is not None]
     if timbres:
         rows.append(_mean("spectral_centroid", [t.centroid for t in timbres], "mean over audible frames", "Hz"))

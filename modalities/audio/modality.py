@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from functools import lru_cache, partial
+from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,11 @@ from .conditions import Conditions
 from .data import Preparation, open_audio
 from .editing import Edit, closed, edit_of
 from .frames import Frames, Item, frames_of, moments, scale_warnings, statistics
+from .inputs import Inputs
 from .known import random_known
 from .representation import REPRESENTATIONS, Mel, Representation, Wave
 from .request import DURATION, LABEL, REFERENCE, TEXT, AudioRequest, each
-from .waveform import Waveform, read
+from .waveform import Waveform
 from .windows import windows
 
 _CHUNK = 4096  # frames of a long sound that are decoded at a time
@@ -74,6 +75,7 @@ class Audio(Modality):
         stretch: how far training clips are stretched or squeezed in time at random: 0.1 is up to 10 %.
         known_rate: the share of training batches with known parts, for editing.
         judge: a classifier component that listens to samples when they are scored; None: they are scored without one.
+        judge_figures: what it scored on real clips.
     """
 
     name = "audio"
@@ -90,6 +92,7 @@ class Audio(Modality):
         stretch: float = 0.0,
         known_rate: float = 0.25,
         judge: Mapping[str, Any] | str | None = None,
+        judge_figures: Mapping[str, float] | None = None,
     ) -> None:
         self.representation: Representation = REPRESENTATIONS.build(representation)
         if not len(mean) == len(std) == self.representation.width:
@@ -100,12 +103,15 @@ class Audio(Modality):
         self.conditions = Conditions(**conditions)
         self.options = dict(preparation or {})
         self.preparation = self._preparation(self.representation, self.options)
+        self.inputs = Inputs(self.preparation)
         if window <= 0 or not 0 <= stretch < 1 or not 0 <= known_rate <= 1:
             raise ValueError("window must be positive, stretch in [0, 1), known_rate in [0, 1]")
         if stretch and isinstance(self.representation, Wave):
             raise ValueError("stretch is for frames that can be stretched: mel or latent, not wave")
         self.window, self.stretch, self.known_rate = float(window), float(stretch), float(known_rate)
         self.judge: Any = None if judge is None else find_component(judge)
+        if judge_figures:
+            self.judge.figures = dict(judge_figures)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -119,6 +125,7 @@ class Audio(Modality):
             "stretch": self.stretch,
             "known_rate": self.known_rate,
             "judge": None if self.judge is None else self.judge.spec(),
+            "judge_figures": None if self.judge is None else dict(self.judge.figures),
         }
 
     @classmethod
@@ -201,7 +208,7 @@ class Audio(Modality):
         return Frames(clips, frames_of(clips, self.representation))
 
     def warnings(self, dataset: Frames) -> list[str]:  # type: ignore[override]
-        return scale_warnings(dataset.frames, self.representation, self.mean.tolist(), self.std.tolist())
+        return scale_warnings(dataset, self.representation, self.mean.tolist(), self.std.tolist())
 
     def encode(self, items: Sequence[Item], generators: Sequence[Generator] | None = None) -> Example:
         own: Sequence[Generator | None] = generators or [None] * len(items)
@@ -341,18 +348,7 @@ class Audio(Modality):
         return (frames - self.representation.frames(0)) * self.representation.hop
 
     def _edit(self, request: AudioRequest) -> Edit | None:
-        return edit_of(request, self.representation, self._input)
-
-    def _input(self, path: str) -> tuple[np.ndarray, float]:
-        """A file as it is edited, (channels, n), with its own level; and the gain to the level of the training data."""
-        plain = {"level": "none", "trim": None, "remove_dc": False, "min_seconds": 0.0, "max_seconds": None}
-        audio = self._opened(path, **plain)
-        return audio, float(np.ptp(self._opened(path, min_seconds=0.0, max_seconds=None)) / np.ptp(audio))
-
-    def _opened(self, path: str, **changes: Any) -> np.ndarray:
-        """A file as the model hears it, with other options of preparation."""
-        file = Path(path).expanduser()
-        return _prepared(file, file.stat().st_mtime_ns, replace(self.preparation, **changes))
+        return edit_of(request, self.representation, self.inputs.edited, self.inputs.gain)
 
     def _normalised(self, audio: np.ndarray) -> Tensor:
         frames = self.representation.encode(torch.tensor(audio)[None])
@@ -362,7 +358,7 @@ class Audio(Modality):
         assert self.conditions.reference is not None
         if path is None:
             return torch.full((1, self.conditions.reference), torch.nan)
-        return statistics(self._normalised(self._opened(path, max_seconds=None))[0])[None]
+        return statistics(self._normalised(self.inputs.heard(path))[0])[None]
 
     # Results
 
@@ -390,9 +386,3 @@ class Audio(Modality):
 
         real = None if reference is None else cls.load_artifacts(reference)
         return evaluate(artifacts, real, **dict(options or {}))
-
-
-@lru_cache(maxsize=8)
-def _prepared(path: Path, modified: int, preparation: Preparation) -> np.ndarray:
-    """A file once prepared; ``modified`` tells a changed one from the one before."""
-    return preparation(read(path)).samples

@@ -21,7 +21,10 @@ def make_notes_tiny(archive: Path | None = None, out: Path = NOTES_TINY) -> None
     Args:
         archive: notes.tar; by default that of ``data_folder()``.
     """
-    with tarfile.open(archive or data_folder() / "notes.tar") as notes, tarfile.open(out, "w", tarfile.USTAR_FORMAT) as to:
+    with (
+        tarfile.open(archive or data_folder() / "notes.tar") as notes,
+        tarfile.open(out, "w", format=tarfile.USTAR_FORMAT) as to,
+    ):
 
         def content(name: str) -> bytes:
             member = notes.extractfile(f"notes/{name}")

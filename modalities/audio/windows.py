@@ -28,13 +28,15 @@ def windows(layout: Layout, run: Run, most: int, told: Callable[[Tensor], Cond])
     """
     mask, x = layout.cond["mask"], layout.start.clone()
     assert isinstance(x, Tensor)
-    known = torch.zeros(x.shape, dtype=torch.bool) if layout.known is None else layout.known.expand_as(x).clone()
+    known = torch.zeros_like(x, dtype=torch.bool)
+    if isinstance(layout.known, Tensor):
+        known |= layout.known
     ends, stride = (mask.sum(1) - most).clamp(min=0), most - most // 3
     for index in range(1 - int(-ends.max() // stride)):
         starts = torch.minimum(torch.tensor(index * stride), ends)
         places = starts[:, None] + torch.arange(most)
         here = torch.arange(len(x))[:, None], places
-        unmade = mask[here] & ~known[here].all(-1)
+        unmade = mask[here] & known[here].logical_not().any(-1)
         rows = torch.nonzero(unmade.any(1)).flatten()
         if len(rows):
             own = here[0][rows], here[1][rows]

@@ -248,7 +248,7 @@ def test_nothing_to_find(tmp_path: Path) -> None:
 
 def test_a_named_source_that_is_not_there_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOISELOOM_DATA", str(tmp_path))
-    for name in NAMED:
+    for name in (name for name, named in NAMED.items() if named.archive is None):
         with pytest.raises(FileNotFoundError, match=rf"{name} was not found: .*Put {name}\.tar.*NOISELOOM_DATA"):
             find_clips(name)
 
