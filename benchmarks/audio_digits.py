@@ -70,7 +70,8 @@ def main() -> None:
     for steps, scale in runs:
         clips, seconds = generated(pipeline, arguments.count, steps, guidance=scale)
         report = modality.report(clips)
-        figures = ", ".join(f"{row.name} {row.value:.3g}" for row in report.rows if row.name in ROWS and row.value is not None)
+        rows = [row for row in report.rows if row.name in ROWS and row.value is not None]
+        figures = ", ".join(f"{row.name} {row.value:.3g}" for row in rows)
         sound = sum(clip.seconds for clip in clips)
         print(f"steps {steps}, guidance {scale}: {sound / seconds:.2f} s of sound a second; {figures}", flush=True)
 

@@ -87,7 +87,8 @@ class Recipe:
         dataset = self.datasets["train"]
         chosen = range(0, len(dataset), -(-len(dataset) // _CHECKED))
         example = self.modality.encode([dataset[index] for index in chosen])
-        sigma_data = self.modality.denoiser_options()["sigma_data"]
+        options = self.modality.denoiser_options()
+        sigma_data = options["sigma_data"]
         squares = example.space.mean_square(example.x0)
         lines = self.modality.warnings(dataset)
         for part, square in squares.items() if isinstance(squares, Mapping) else [("", squares)]:
@@ -95,6 +96,14 @@ class Recipe:
             if told is not None and not told / 4 < measured < told * 4:
                 name = f"the {part} of the data" if part else "the data"
                 lines.append(f"{name} have a scale of {measured:.3g}, but sigma_data is {told:.3g}")
+        # A network cannot say noise that does not fit through it: its samples would keep some, whatever the loss.
+        numbers, width = getattr(self.denoiser.network, "token_numbers", 0), getattr(self.denoiser.network, "width", 0)
+        if numbers > width and options["prediction"] != "x0":
+            lines.append(
+                f"a token has {numbers} numbers, the network is {width} wide and is to predict {options['prediction']}, "
+                "which holds noise: samples will stay noisy. A wider network.width, a smaller network.patch or a "
+                "prediction of x0 mends it"
+            )
         for line in lines:
             print(f"warning: {line}", file=sys.stderr)
 

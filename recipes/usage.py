@@ -25,15 +25,19 @@ EXAMPLES = {
         "noiseloom train recipe=molecules/qm9 trainer.steps=200000 trainer.batch_size=128",
         "noiseloom train recipe=molecules/qm9 data.source=mine.sdf run=mine",
         "noiseloom train recipe=molecules/qm9-tiny trainer.lr=1e-3,3e-4 --multirun",
+        "noiseloom train recipe=audio/folder data.source=my_sounds run=mine",
     ],
     "sample": [
         "noiseloom sample checkpoint=molecules-qm9 count=64 out=candidates",
         "noiseloom sample checkpoint=molecules-qm9 formula=C7H10O2 sampler=ddim sampler.eta=1 steps=100",
         "noiseloom sample checkpoint=molecules-qm9 alpha=75 guidance=2 scaffold=ring.sdf",
+        "noiseloom sample checkpoint=audio-digits label=7 count=8 duration=0.5",
+        "noiseloom sample checkpoint=audio-digits input=clip.wav 'inpaint=[0.1-0.2]'",
     ],
     "evaluate": [
         "noiseloom evaluate modality=molecules samples=candidates/samples.sdf",
         "noiseloom evaluate modality=molecules samples=anyone.sdf reference=train.sdf out=scores",
+        "noiseloom evaluate modality=audio samples=clips reference=real_clips options.embedder=digits-judge",
     ],
     "list": ["noiseloom list", "noiseloom list samplers schedules"],
 }

@@ -141,12 +141,13 @@ class DiT(nn.Module):
         self.element_times = element_times
 
         elements = math.prod(self.patch)
+        self.width, self.token_numbers = width, elements * channels
         self.embed = nn.Linear(elements * channels * (1 + self_condition + element_times), width)
         self.time = TimeEmbedding(width)
         classes = {"label": labels} if isinstance(labels, int) else dict(labels or {})
         self.label_names, self.vector_dims = tuple(classes), dict(vectors or {})
         self.labels = nn.ModuleDict({_key(name): LabelEmbedding(count, width) for name, count in classes.items()})
-        self.vectors = nn.ModuleDict({_key(name): VectorEmbedding(dim, width) for name, dim in self.vector_dims.items()})
+        self.vectors = nn.ModuleDict({_key(name): VectorEmbedding(dim, width) for name, dim in (vectors or {}).items()})
         self.scalars = ScalarEmbedding(scalars, width) if scalars else None
         self.context = nn.Linear(context_dim, width) if context_dim is not None else None
         if context_dim is not None:

@@ -74,6 +74,8 @@ class Audio(Modality):
         window: seconds; longer clips are cropped at random in training and made window by window in sampling.
         stretch: how far training clips are stretched or squeezed in time at random: 0.1 is up to 10 %.
         known_rate: the share of training batches with known parts, for editing.
+        prediction: what the network says. The noise in ``velocity`` needs a network wider than a token has numbers
+            (``patch`` x the frame's); ``x0`` does not.
         judge: a classifier component that listens to samples when they are scored; None: they are scored without one.
         judge_figures: what it scored on real clips.
     """
@@ -91,6 +93,7 @@ class Audio(Modality):
         window: float = 5.0,
         stretch: float = 0.0,
         known_rate: float = 0.25,
+        prediction: str = "velocity",
         judge: Mapping[str, Any] | str | None = None,
         judge_figures: Mapping[str, float] | None = None,
     ) -> None:
@@ -109,6 +112,7 @@ class Audio(Modality):
         if stretch and isinstance(self.representation, Wave):
             raise ValueError("stretch is for frames that can be stretched: mel or latent, not wave")
         self.window, self.stretch, self.known_rate = float(window), float(stretch), float(known_rate)
+        self.prediction = prediction
         self.judge: Any = None if judge is None else find_component(judge)
         if judge_figures:
             self.judge.figures = dict(judge_figures)
@@ -124,6 +128,7 @@ class Audio(Modality):
             "window": self.window,
             "stretch": self.stretch,
             "known_rate": self.known_rate,
+            "prediction": self.prediction,
             "judge": None if self.judge is None else self.judge.spec(),
             "judge_figures": None if self.judge is None else dict(self.judge.figures),
         }
@@ -195,7 +200,7 @@ class Audio(Modality):
         return {**shape, "element_times": True, **self.conditions.network_options()}
 
     def denoiser_options(self) -> dict[str, Any]:
-        return {"prediction": "velocity", "sigma_data": 1.0}
+        return {"prediction": self.prediction, "sigma_data": 1.0}
 
     @property
     def conditions_named(self) -> Sequence[str]:  # type: ignore[override]

@@ -191,3 +191,20 @@ def test_latents_of_an_untrained_autoencoder_are_told(folder: Path, capsys: pyte
     small = {"name": "autoencoder", "rate": 8000, "width": 4, "n_fft": 64, "strides": [2], "widths": [8, 8], "depth": 1}
     recipe("audio/folder", {"name": "latent", "autoencoder": small}, source=str(folder)).check_scale()
     assert "untrained" in capsys.readouterr().err
+
+
+def test_a_network_too_narrow_for_the_noise_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from noiseloom.recipes.train import Recipe
+    from noiseloom.recipes.train_schema import TrainConfig
+
+    def warned(width: int, prediction: str) -> bool:
+        representation = {"name": "wave", "rate": 8000, "patch": 40}
+        modality = {"name": "audio", "representation": representation, "prediction": prediction}
+        network = {"name": "dit", "width": width, "depth": 1, "heads": 2}
+        config = TrainConfig("r", modality=modality, data={"source": "notes-tiny"}, network=network)
+        Recipe(config).check_scale()
+        return "samples will stay noisy" in capsys.readouterr().err
+
+    assert warned(32, "velocity")
+    assert not warned(48, "velocity")
+    assert not warned(32, "x0")

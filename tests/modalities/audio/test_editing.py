@@ -151,6 +151,32 @@ def test_frames_of_a_loop_are_decoded_circularly(representation: str) -> None:
         np.testing.assert_allclose(np.roll(turned, -turn * built.hop)[after], sound[after], atol=1e-4)
 
 
+def test_a_loop_has_no_frame_beyond_its_end(source: str) -> None:
+    """A framing with one more frame than hops: the loop is of hops."""
+    from noiseloom.modalities.audio.modality import Audio
+
+    spec = {"name": "mel", "preset": "vocos-24k", "vocoder": {"name": "griffin_lim", "iterations": 1}}
+    modality = Audio.fitted(source, representation=spec)
+    request = modality.Request(loop=True, duration=[0.1, 0.2])
+    plans = modality.plans(request, [0, 1])
+    assert [plan.size for plan in plans] == [10, 19]  # of 256 / 24,000 s
+    layout = modality.layout(request, plans)
+    assert layout.wrap is not None
+    waves = modality.decode(torch.randn_like(layout.start), layout)
+    assert [wave.samples.shape for wave in waves] == [(1, 2560), (1, 4864)]
+
+
+def test_a_tone_goes_on_over_the_seam_of_a_loop() -> None:
+    """Also where phases are found anew, and no whole number of their periods is the loop."""
+    built = REPRESENTATIONS.build(SPECS["mel"])
+    for count in (40, 45, 50, 55):
+        tone = 0.3 * torch.sin(2 * torch.pi * 250 * torch.arange(count * 64) / RATE)
+        sound = closed(built, built.encode(tone[None, None])[0], count * 64)[0]
+        bends = np.abs(np.diff(np.concatenate([sound, sound]), 2))
+        n = len(sound)
+        assert bends[n - 2 : n].max() < 4 * bends[40 : n - 40].max()
+
+
 def test_a_tone_is_joined_without_a_click() -> None:
     """A tone continued by another of any phase: no step is larger than those of the tones."""
     t = np.arange(1600) / RATE
@@ -210,6 +236,14 @@ def test_only_what_hears_nothing_but_kept_samples_is_known(
     (known,) = pipe.modality._edit(pipe.request(input=path, inpaint=["0.08-0.16"])).known.any(-1)
     unknown = torch.nonzero(~known).flatten().tolist()  # samples 640 to 1279: frames 10 to 19
     assert unknown == list(range(10, 20) if representation == "wave" else range(8, 22))
+
+
+def test_what_is_not_said_of_an_input_is_left_open(model: Callable[..., Pipeline], path: str) -> None:
+    pipe = model("wave")
+    for asked in ({}, {"label": 7}, {"voice": "ann", "pitch": 200}):
+        values = pipe.sample(1, input=path, strength=0.5, progress=False, **asked)[0].values
+        plain = {"label": "7"} if "label" in asked else asked
+        assert values == {**plain, "duration": 0.4}
 
 
 def test_stereo_is_edited_in_both_channels(source: str, model: Callable[..., Pipeline], tmp_path: Path) -> None:

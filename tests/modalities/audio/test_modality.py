@@ -110,10 +110,10 @@ def test_a_duration_is_to_the_sample_and_told_as_in_training(model: Callable[...
         assert [wave.samples.shape for wave in waves] == [(1, 400), (1, 2400), (1, 984), (1, 4800)]
         assert [wave.values["duration"] for wave in waves] == [0.05, 0.3, 0.123, 0.6]
     modality: Any = model("wave").modality
-    few = items(modality, source, 1)
-    seconds = modality.dataset(source, "train").clips.samples[0] / 8000
-    request = AudioRequest(duration=seconds)
-    asked = modality.layout(request, modality.plans(request, [0])).cond["duration"]
+    few = items(modality, source)
+    seconds = modality.dataset(source, "train").clips.samples[:4] / 8000  # three of them no whole frames
+    request = AudioRequest(duration=seconds.tolist())
+    asked = modality.layout(request, modality.plans(request, [0, 1, 2, 3])).cond["duration"]
     assert torch.equal(asked, modality.encode(few).cond["duration"])
 
 
