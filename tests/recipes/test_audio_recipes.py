@@ -26,7 +26,7 @@ from noiseloom.recipes.cli import main
 from noiseloom.recipes.train import Recipe
 from noiseloom.recipes.train_schema import TrainConfig
 
-NETWORK = ["network.width=32", "network.depth=1", "network.heads=2"]
+NETWORK = ["network.width=32", "network.depth=1", "network.heads=2", "modality.prediction=x0"]
 SMALL = [
     "recipe=audio/tiny",
     *NETWORK,
@@ -51,6 +51,7 @@ def recipe(name: str, representation: dict[str, Any] | None = None, **data: Any)
     merged.run = "x"
     config: Any = OmegaConf.to_object(merged)
     config.network |= {"width": 32, "depth": 1, "heads": 2}
+    config.modality["prediction"] = "x0"
     config.data |= data
     if representation is not None:
         config.modality["representation"] = representation

@@ -36,7 +36,7 @@ adapters = pytest.mark.parametrize("name", ARCHITECTURES)
 
 def small(name, **options):
     """An adapter with random weights that are not too small to hear."""
-    pytest.importorskip(PACKAGES[name], reason="needs the extra 'vocoders'")
+    pytest.importorskip(PACKAGES[name], reason="needs the extra 'audio-vocoders'")
     torch.manual_seed(0)
     adapter = VOCODERS.build({"name": name, "architecture": {**ARCHITECTURES[name], **options}})
     with torch.no_grad():
@@ -177,5 +177,5 @@ def test_a_missing_package_names_its_extra(monkeypatch):
 
     monkeypatch.setattr(importlib.import_module("noiseloom.modalities.extras"), "import_module", absent)
     for name, architecture in ARCHITECTURES.items():
-        with pytest.raises(MissingExtra, match=r"noiseloom\[vocoders\]"):
+        with pytest.raises(MissingExtra, match=r"noiseloom\[audio-vocoders\]"):
             VOCODERS.build({"name": name, "architecture": architecture})
