@@ -100,8 +100,8 @@ class Recipe:
         numbers, width = getattr(self.denoiser.network, "token_numbers", 0), getattr(self.denoiser.network, "width", 0)
         if numbers > width and options["prediction"] != "x0":
             lines.append(
-                f"a token has {numbers} numbers, the network is {width} wide and is to predict {options['prediction']}, "
-                "which holds noise: samples will stay noisy. A wider network.width, a smaller network.patch or a "
+                f"a token has {numbers} numbers, the network is {width} wide and is to predict {options['prediction']},"
+                " which holds noise: samples will stay noisy. A wider network.width, a smaller network.patch or a "
                 "prediction of x0 mends it"
             )
         for line in lines:
