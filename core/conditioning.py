@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from .samples import Cond
 
-STRUCTURE = ("mask", "known")  # not conditions: what is real and what is given; never dropped
+STRUCTURE = ("mask", "known", "past")  # not conditions: what is real, given or went before; never dropped
 
 
 def null_value(value: Tensor) -> Tensor:

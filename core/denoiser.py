@@ -61,14 +61,26 @@ class Denoiser(nn.Module):
     def output(self, x: Sample, t: Time, cond: Cond | None = None, previous: Sample | None = None) -> Sample:
         """The raw output of the network at ``x``, scaled to unit variance on the way in."""
         t = map_parts(lambda part, time: torch.as_tensor(time, dtype=torch.float64), x, t) if _mixed(t) else _time(t)
+        return self.network(self._scaled(x, t), t, cond, previous)
 
+    def _scaled(self, x: Sample, t: Time) -> Sample:
         def scaled(part: Tensor, time: Tensor, sigma_data: float | None) -> Tensor:
             if sigma_data is None:
                 return part
             alpha, sigma = self.schedule.alpha_sigma(time)
             return part * scale_like(1 / torch.sqrt((alpha * sigma_data) ** 2 + sigma**2), part)
 
-        return self.network(map_parts(scaled, x, t, self.sigma_data), t, cond, previous)
+        return map_parts(scaled, x, t, self.sigma_data)
+
+    def remember(self, x0: Sample, cond: Cond | None = None) -> Tensor:
+        """What a causal network keeps of the clean frames ``x0``, the condition ``past`` of later ones.
+
+        Raises:
+            ValueError: a network that is not causal.
+        """
+        if not hasattr(self.network, "remember"):
+            raise ValueError(f"{type(self.network).__name__} has no past: that is for the network dit, causal")
+        return self.network.remember(self._scaled(x0, _time(0.0)), cond, x0)  # type: ignore[operator]
 
     def estimate(self, x: Sample, t: Time, output: Sample) -> Estimate:
         """What an output says of x0 and the noise. An element at sigma = 0 (a known one) is its own x0."""

@@ -70,7 +70,7 @@ class Guidance(ABC):
 
     def __call__(self, x: Sample, t: Time, cond: Cond | None = None, previous: Sample | None = None) -> Estimate:
         if all(scale == 1 for scale in self.scales) or self._outside(t):
-            return self.denoise(x, t, cond, previous)
+            return self.denoise(x, t, _of_main(cond, batch_size(x)), previous)
         *weaker, main = self.ladder(x, t, cond, previous)
         mask = (cond or {}).get("mask")
 
@@ -113,11 +113,54 @@ def _std(x: Tensor, mask: Tensor | None) -> Tensor:
     return (((x - mean[:, None]) ** 2 * keep).sum(1) / count).sqrt()
 
 
-@GUIDANCE.register("classifier_free")
-class ClassifierFree(Guidance):
-    """Classifier-free guidance (Ho and Salimans 2022): the weak estimate has its conditions left out.
+class ByConditions(Guidance):
+    """Guidance by what one denoiser is told. All estimates come from one call of a larger batch, and so does their past
+    (of a causal network): it has a row for each sample of each estimate."""
 
-    Both estimates come from one call of a doubled batch.
+    @abstractmethod
+    def told(self, cond: Cond | None) -> Sequence[Cond]:
+        """The conditions of each estimate, from the weakest to the main one."""
+
+    def ladder(self, x: Sample, t: Time, cond: Cond | None, previous: Sample | None) -> Sequence[Sample]:
+        told, count = self.told(cond), batch_size(x)
+        x, t, previous = (_repeated(value, count, len(told)) for value in (x, t, previous))
+        x0 = self.denoise(x, t, _joined(told), previous).x0
+        return [x0[start : start + count] for start in range(0, count * len(told), count)]
+
+    def remember(self, x0: Sample, cond: Cond | None = None) -> Tensor:
+        """As ``Denoiser.remember``, for every estimate."""
+        denoise: Any = self.denoise
+        if all(scale == 1 for scale in self.scales):
+            return denoise.remember(x0, cond)
+        told = self.told(cond)
+        return denoise.remember(_repeated(x0, batch_size(x0), len(told)), _joined(told))
+
+
+def _repeated(value: Any, count: int, times: int) -> Any:
+    """What has no batch dimension serves all."""
+    batched = getattr(value, "ndim", 0) > 0 and len(value) == count
+    return torch.cat([value] * times) if batched else value
+
+
+def _joined(told: Sequence[Cond]) -> Cond:
+    """The conditions of all estimates as those of one batch."""
+
+    def joined(name: str) -> Any:
+        values = [cond[name] for cond in told]
+        return torch.cat(values) if isinstance(values[0], Tensor) and name != "past" else values[0]
+
+    return {name: joined(name) for name in told[0]}
+
+
+def _of_main(cond: Cond | None, count: int) -> Cond | None:
+    """The conditions where there is only the main estimate."""
+    past = (cond or {}).get("past")
+    return cond if cond is None or past is None else {**cond, "past": past[-count:]}
+
+
+@GUIDANCE.register("classifier_free")
+class ClassifierFree(ByConditions):
+    """Classifier-free guidance (Ho and Salimans 2022): the weak estimate has its conditions left out.
 
     Args:
         keep: names of conditions that the weak estimate keeps.
@@ -135,20 +178,20 @@ class ClassifierFree(Guidance):
         super().__init__(denoise, scale, interval, rescale, schedule)
         self.keep = tuple(keep)
 
-    def ladder(self, x: Sample, t: Time, cond: Cond | None, previous: Sample | None) -> Sequence[Sample]:
+    def told(self, cond: Cond | None) -> Sequence[Cond]:
         without = null(cond, self.keep)
         if cond is None or without is None or all(without[name] is cond[name] for name in cond):
             given = ", ".join(name for name in cond or {} if name not in STRUCTURE) or "none"
             raise ValueError(f"classifier-free guidance needs a condition to leave out; given: {given}")
-        return _in_one_call(self.denoise, x, t, [without, cond], previous)
+        return [without, cond]
 
 
 @GUIDANCE.register("per_condition")
-class PerCondition(Guidance):
+class PerCondition(ByConditions):
     """Classifier-free guidance with a scale for each condition (Brooks et al. 2023, eq. 3, for any number).
 
-    The conditions named are told one after another, in this order; those not named are always told. All estimates come
-    from one call of a larger batch. Equal scales are classifier-free guidance.
+    The conditions named are told one after another, in this order; those not named are always told. Equal scales are
+    classifier-free guidance.
 
     Args:
         scales: a scale for each condition by name.
@@ -171,7 +214,7 @@ class PerCondition(Guidance):
     def scales(self) -> Sequence[float]:
         return tuple(self.by_name.values())
 
-    def ladder(self, x: Sample, t: Time, cond: Cond | None, previous: Sample | None) -> Sequence[Sample]:
+    def told(self, cond: Cond | None) -> Sequence[Cond]:
         cond = dict(cond or {})
         if absent := [name for name in self.by_name if name not in cond]:
             given = ", ".join(name for name in cond if name not in STRUCTURE) or "none"
@@ -179,25 +222,7 @@ class PerCondition(Guidance):
         told = [cond]
         for name in reversed(self.by_name):
             told.insert(0, {**told[0], name: null_value(told[0][name])})
-        return _in_one_call(self.denoise, x, t, told, previous)
-
-
-def _in_one_call(
-    denoise: Denoise, x: Sample, t: Time, told: Sequence[Cond], previous: Sample | None
-) -> Sequence[Sample]:
-    """Estimates of x0 under each of several sets of conditions."""
-    count, times = batch_size(x), len(told)
-
-    def repeated(value: Any) -> Any:  # what has no batch dimension serves all
-        batched = getattr(value, "ndim", 0) > 0 and len(value) == count
-        return torch.cat([value] * times) if batched else value
-
-    def joined(name: str) -> Any:
-        values = [cond[name] for cond in told]
-        return torch.cat(values) if isinstance(values[0], Tensor) else values[0]
-
-    x0 = denoise(repeated(x), repeated(t), {name: joined(name) for name in told[0]}, repeated(previous)).x0
-    return [x0[start : start + count] for start in range(0, count * times, count)]
+        return told
 
 
 @GUIDANCE.register("autoguidance")

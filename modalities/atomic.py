@@ -1,8 +1,10 @@
-"""Files that are whole or not there: written beside their place, then renamed, so a reader never sees half of one."""
+"""Files and folders that are whole or not there: written beside their place, then renamed, never seen half made."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,6 +30,30 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def making_folder(path: Path) -> Iterator[Path]:
+    """A new folder beside ``path`` to fill; it becomes ``path``, unless something was raised. Where another process was
+    faster, what that one made stays.
+
+    Raises:
+        CannotWrite: in place of any OSError.
+    """
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        with suppress(OSError):
+            partial.rename(path)
+        if not path.is_dir():
+            raise CannotWrite(f"cannot make the folder {path}")
+    except OSError as error:
+        if isinstance(error, CannotWrite):
+            raise
+        raise CannotWrite(f"cannot make the folder {path}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write(path: Path, content: Iterable[str] | bytes) -> Path:

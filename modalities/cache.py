@@ -113,7 +113,7 @@ def cached_arrays(
     build: Callable[[Writer], None],
     *,
     shape: Sequence[int] = (),
-    dtype: Literal["float32", "float16"] = "float32",
+    dtype: Literal["float32", "float16", "uint8"] = "float32",
     total: int | None = None,
 ) -> Arrays:
     """The arrays made from what ``fingerprint`` tells: from the cache, else by ``build``.

@@ -80,6 +80,8 @@ def test_data_is_counted(case: Case) -> None:
         assert len(dataset) > 0
         assert str(len(dataset)) in str(dataset.report).replace(",", "")
         assert dataset.sizes is None or len(dataset.sizes) == len(dataset)
+        shapes = getattr(dataset, "shapes", None)
+        assert shapes is None or len(shapes) == len(dataset)
 
 
 def test_a_batch_is_reproducible_and_lies_in_its_space(case: Case) -> None:

@@ -27,7 +27,11 @@ MODALITIES: Registry[Modality] = Registry("modality")
 
 
 class Dataset(Protocol):
-    """Items by index, counted."""
+    """Items by index, counted.
+
+    A data set whose items have different shapes and cannot share a batch (videos) also has ``shapes``: one tuple for
+    each item, such as (frames, height, width). Batches then hold one shape, by ``trainer.tokens`` or ``batch_size``.
+    """
 
     @property
     def sizes(self) -> Sequence[int] | None:

@@ -12,11 +12,12 @@ from typing import Any
 from .report import Report, Row, number
 
 STYLE = Path(__file__).parent / "assets" / "page.css"
+SCRIPT = Path(__file__).parent / "assets" / "page.js"
 
 
 def fill(template: Path, parts: Mapping[str, str]) -> str:
-    """The template with ``{{name}}`` replaced by HTML; ``{{style}}`` is the common style."""
-    parts = {"style": STYLE.read_text(encoding="utf-8"), **parts}
+    """The template with ``{{name}}`` replaced by HTML; ``{{style}}`` and ``{{script}}`` are what all pages share."""
+    parts = {"style": STYLE.read_text(encoding="utf-8"), "script": SCRIPT.read_text(encoding="utf-8"), **parts}
     # one pass, so that nothing a part contains is taken for a place to fill
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template.read_text(encoding="utf-8"))
 

@@ -45,6 +45,16 @@ def share(name: str, count: float, n: int, protocol: str, **options: Any) -> Row
     return Row(name, 100 * p, n, protocol, unit="%", **{"error": 100 * half, **options})
 
 
+def mean_row(name: str, values: Sequence[float], protocol: str, unit: str = "", **options: Any) -> Row:
+    """The mean with its 95 % interval; by default it should be that of real data. No values: no value."""
+    if not len(values):
+        return Row(name, None, 0, protocol, unit, **{"better": "real", **options})
+    mean = math.fsum(values) / len(values)
+    variance = math.fsum((value - mean) ** 2 for value in values) / len(values)
+    error = Z95 * math.sqrt(variance / len(values))
+    return Row(name, mean, len(values), protocol, unit, **{"error": error, "better": "real", **options})
+
+
 @dataclass(frozen=True)
 class Report:
     """What an evaluation found.

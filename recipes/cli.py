@@ -52,21 +52,26 @@ def told_in_one_line(command: str, status: int = 2) -> Iterator[None]:
         sys.exit(status)
 
 
-def override(command: str, argument: str) -> str:
+def override(command: str, argument: str, sweep: bool = False) -> str:
     """One ``key=value`` as hydra wants it.
 
     ``sampler=ddim`` names something: ``++sampler.name=ddim``. ``sampler.eta=1`` and ``request.x=y`` add to a free
     mapping: ``++...``. What ``sample`` does not know is the modality's: ``atoms=18`` is ``++request.atoms=18``. A value
-    that hydra's grammar cannot read, such as a SMILES, is quoted.
+    that hydra's grammar cannot read, such as a SMILES, is quoted; so is one with a comma outside brackets and quotes,
+    such as ``label=3,8``, unless it is to be a ``sweep`` over what the commas part.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import ChoiceSweep
     from hydra.errors import HydraException
 
     key, equals, value = argument.partition("=")
     if equals and value:
         try:
-            OverridesParser.create().parse_override(argument)
+            read = OverridesParser.create().parse_override(argument).value()
+            quoted = not sweep and isinstance(read, ChoiceSweep) and read.simple_form
         except HydraException:
+            quoted = True
+        if quoted:
             # Inside quotes a backslash escapes a quote, and itself in front of one.
             value = "'" + re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), value) + "'"
     if not equals or key.startswith(("+", "~", "hydra.")) or "/" in key or "@" in key:
@@ -102,7 +107,8 @@ def hydra_line(command: str, arguments: Sequence[str]) -> tuple[list[str], set[s
     if parsed.experimental_rerun is not None:
         raise UsageError("--experimental-rerun unpickles a file, which could run anything: it is switched off")
     flags = [argument for argument in arguments if argument not in parsed.overrides]
-    overrides = [override(command, argument) for argument in parsed.overrides]
+    sweep = parsed.multirun or "hydra.mode=MULTIRUN" in parsed.overrides
+    overrides = [override(command, argument, sweep) for argument in parsed.overrides]
     swept = {o.get_key_element() for o in OverridesParser.create().parse_overrides(overrides) if o.is_sweep_override()}
     return [*flags, *overrides], swept
 

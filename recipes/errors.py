@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import (
     ConfigAttributeError,
@@ -16,6 +18,8 @@ from noiseloom.core.registry import unknown
 from .catalogue import recipes
 from .commands import schema
 from .schema import options
+
+_COMMA = re.compile(r"[Vv]alue '[^'\n]*,")  # one with a comma, as OmegaConf tells it
 
 
 def one_line(error: BaseException) -> str:
@@ -57,7 +61,8 @@ def explain(command: str, error: Exception) -> str:
         needed = ", ".join(f"{entry.key}=... ({entry.help})" for entry in missing)
         return f"needs {needed}"
     if isinstance(cause, ValidationError):
-        return f"{full_key}: {str(cause).splitlines()[0]}"
+        hint = "; to run each, add --multirun" if _COMMA.search(str(cause)) else ""
+        return f"{full_key}: {str(cause).splitlines()[0]}{hint}"
     if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and full_key and not full_key.startswith("hydra."):
         return _unknown_option(command, full_key)
     return one_line(cause)

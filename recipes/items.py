@@ -18,6 +18,7 @@ class Items:
 
     def __init__(self, encode: Callable[[Sequence[Any], Sequence[Generator] | None], Any], dataset: Dataset) -> None:
         self.encode, self.dataset, self.sizes = encode, dataset, dataset.sizes
+        self.shapes = getattr(dataset, "shapes", None)
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -17,7 +17,8 @@ from noiseloom.modalities.extras import MissingExtra
 from .catalogue import REGISTRIES, components
 from .schema import options
 
-GIVEN_BY_THE_RUN = {"denoise", "component", "source", "sources", "data"}  # arguments that no configuration holds
+# arguments that no configuration holds
+GIVEN_BY_THE_RUN = {"denoise", "network", "component", "source", "sources", "data"}
 
 
 @cache

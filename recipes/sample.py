@@ -31,8 +31,10 @@ def draw(pipeline: Pipeline, config: SampleConfig) -> Samples:
         sampler=chosen(config.sampler),
         steps=config.steps,
         grid=chosen(config.grid),
+        order=chosen(config.order),
         schedule=chosen(config.schedule),
         guidance=chosen(config.guidance),
+        caching=chosen(config.caching),
         temperature=config.temperature,
         batch_size=config.batch_size,
         precision=config.precision,
@@ -45,4 +47,5 @@ def _tell(samples: Samples, written: list[Path]) -> None:
         return
     print(samples.report)
     rate: Any = len(samples) / samples.seconds if samples.seconds else 0.0
-    print(f"\n{len(samples)} samples in {samples.seconds:.1f} s ({rate:.1f} a second). Look at {written[-1]}")
+    saved = f", {samples.settings['skipped']:.0%} of the network saved" if "skipped" in samples.settings else ""
+    print(f"\n{len(samples)} samples in {samples.seconds:.1f} s ({rate:.1f} a second{saved}). Look at {written[-1]}")

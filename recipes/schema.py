@@ -27,7 +27,9 @@ REGISTERED = {
     "objective": "objectives",
     "sampler": "samplers",
     "grid": "grids",
+    "order": "orders",
     "guidance": "guidance",
+    "caching": "caching",
 }
 
 
@@ -52,8 +54,10 @@ class SampleConfig:
         sampler: the solver.
         steps: its steps.
         grid: the times that it visits.
+        order: in which order the frames of a video are made; by default all together.
         schedule: another schedule than the trained one.
         guidance: how hard to push towards a condition; guidance=2 is short for guidance.scale=2.
+        caching: reuse what the network computed while little changes; for a network dit.
         temperature: a factor on the noise to start from; below 1 samples are more typical and less varied.
         batch_size: samples at a time; changes speed and memory, not samples.
         precision: of the network's arithmetic, fp32 or bf16.
@@ -69,8 +73,10 @@ class SampleConfig:
     sampler: Named = named()
     steps: int | None = None
     grid: Named = named()
+    order: Named = named()
     schedule: Named = named()
     guidance: Named = named()
+    caching: Named = named()
     temperature: Any = None
     batch_size: int | None = None
     precision: str | None = None

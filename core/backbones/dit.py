@@ -7,6 +7,9 @@ context sequence acts through cross-attention, or as tokens in front of the othe
 Tokens that share a time form a group, ``(batch, groups, tokens of a group, width)``: one group where time is per
 sample, one per frame where it is per frame. Modulation is computed once per group.
 
+Frames of a causal network see earlier ones only. Their keys and values are a condition, ``past``, that ``remember``
+makes: the network itself keeps nothing. ``core.streaming`` samples that way.
+
 The blocks are alike: ``core.devices.compile_network`` compiles one for all, in a fraction of the time that
 ``torch.compile(net)`` takes.
 """
@@ -19,52 +22,26 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .blocks import Block, visible
 from .layers import (
-    MLP,
-    Attention,
     LabelEmbedding,
     ScalarEmbedding,
     TimeEmbedding,
     VectorEmbedding,
+    fourier_features,
     layer_norm,
     modulate,
+    module_key,
 )
-from .positions import Rotary, grid_positions, rotary
+from .patches import Patches, known_map
+from .positions import Rotary, between_ends, grid_positions, rotary
 
+_EDGE_FEATURES, _EDGE_WAVES = 16, (math.pi, 16 * math.pi)  # of a place between two ends
+ATTENTION = {"full": ("all",), "factorised": ("space", "time")}  # what the tokens of a sequence run over, in turn
 SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}  # width, depth, heads
-
-
-class Block(nn.Module):
-    """Self-attention, cross-attention where there is a context, and MLP: residuals that start at zero."""
-
-    def __init__(self, width: int, heads: int, hidden: int, cross: bool) -> None:
-        super().__init__()
-        self.modulation = nn.Linear(width, 6 * width)
-        self.attention = Attention(width, heads)
-        self.cross_attention = Attention(width, heads) if cross else None
-        self.mlp = MLP(width, hidden)
-
-    def forward(
-        self,
-        x: Tensor,
-        c: Tensor,
-        rotary: Rotary,
-        keys: Tensor | None = None,
-        context: Tensor | None = None,
-        context_keys: Tensor | None = None,
-    ) -> Tensor:
-        """``x``: (batch, groups, tokens, width); ``c``: (batch, groups, 1, width); keys: (batch, 1, 1, tokens)."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c).chunk(6, dim=-1)
-        tokens = modulate(x, shift1, scale1).flatten(1, 2)
-        x = torch.addcmul(x, gate1, self.attention(tokens, mask=keys, rotary=rotary).view_as(x))
-        if self.cross_attention is not None:
-            tokens = layer_norm(x).flatten(1, 2)
-            x = x + self.cross_attention(tokens, context, mask=context_keys).view_as(x)
-        return torch.addcmul(x, gate2, self.mlp(modulate(x, shift2, scale2)))
 
 
 class DiT(nn.Module):
@@ -79,7 +56,10 @@ class DiT(nn.Module):
         <scalar>    each number named in ``scalars``, (batch,), standardised
         <vector>    each vector named in ``vectors``, (batch, its dim)
         context     a sequence (batch, length, context_dim), with context_mask (batch, length)
+        past        keys and values of earlier frames, see ``remember``; ``x`` and all else are of the frames after them
         spacing     distance between neighbouring elements along each axis, (batch, axes)
+        <map>       each tensor on the sample's grid named in ``concat``, of the sample's layout with its own channels;
+                    one with a NaN at a real element is not given for that sample: zeros
 
     Padding has no effect on real elements and is zero in the output. Patches need not divide the grid.
 
@@ -89,9 +69,15 @@ class DiT(nn.Module):
         channels_last: the sample is (batch, *grid, channels).
         size: width, depth and heads by the DiT paper's name: S, B, L or XL. Each may also be given.
         mlp_ratio: hidden width over width of a plain MLP with as many parameters as the gated one.
+        attention: ``full``, or ``factorised`` (Latte, Ma et al. 2024, variant 1): blocks in turn of attention within a
+            frame and of each place over all frames. The first axis is then time.
+        causal: a frame (of the first axis) sees itself and earlier ones only, and need not be computed again for later
+            ones: see ``remember``.
         labels: number of classes of each label by its name; a number alone is that of ``label``.
         scalars: names of the numbers that it is conditioned on.
         vectors: dimension of each vector that it is conditioned on, by its name: embeddings of texts or references.
+        concat: channels of each tensor on the sample's grid that is put behind the channels of the sample, by its
+            name: known pixels and which are known, a frame to start from, a layout.
         context_dim: width of the context sequence.
         in_context: put the context in front of the tokens instead of cross-attending to it. Its tokens have no
             positions, and the highest time of the sample.
@@ -99,6 +85,8 @@ class DiT(nn.Module):
         element_times: take the time of each element as further channels, as they are where any part of a token may be
             known; tokens are then modulated by the highest time of the sample, not by their own.
         spacing: distance between neighbouring elements, e.g. (seconds, pixels, pixels), where a sample gives none.
+        edges: axes along which a token is told how far it is between the two ends of the grid: rotary positions say how
+            far tokens are from each other, not where a wall is. Not for an axis with padding.
         wavelengths: the shortest and longest rotary wavelength of each axis in units of ``spacing``; by default 6 and
             6000 patches.
         checkpointing: recompute the blocks in the backward pass, to save memory.
@@ -114,13 +102,17 @@ class DiT(nn.Module):
         depth: int | None = None,
         heads: int | None = None,
         mlp_ratio: float = 4.0,
+        attention: str = "full",
+        causal: bool = False,
         labels: int | Mapping[str, int] | None = None,
         scalars: Sequence[str] = (),
         vectors: Mapping[str, int] | None = None,
+        concat: Mapping[str, int] | None = None,
         context_dim: int | None = None,
         in_context: bool = False,
         self_condition: bool = False,
         element_times: bool = False,
+        edges: Sequence[int] = (),
         spacing: Sequence[float] | None = None,
         wavelengths: Sequence[tuple[float, float]] | None = None,
         checkpointing: bool = False,
@@ -128,9 +120,11 @@ class DiT(nn.Module):
         super().__init__()
         if size not in SIZES:
             raise ValueError(f"unknown size {size!r}. Choices: {', '.join(SIZES)}")
+        if attention not in ATTENTION:
+            raise ValueError(f"unknown attention {attention!r}. Choices: {', '.join(ATTENTION)}")
         width, depth, heads = width or SIZES[size][0], depth or SIZES[size][1], heads or SIZES[size][2]
         self.channels, self.channels_last, self.heads = channels, channels_last, heads
-        self.patch = tuple(patch)
+        self.patch, self.patches = tuple(patch), Patches(patch)
         self.spacing = tuple(spacing) if spacing is not None else (1.0,) * len(self.patch)
         if wavelengths is None:
             wavelengths = [(6 * n * d, 6000 * n * d) for n, d in zip(self.patch, self.spacing, strict=True)]
@@ -138,30 +132,40 @@ class DiT(nn.Module):
         if not len(self.patch) == len(self.spacing) == len(self.wavelengths):
             raise ValueError(f"{len(self.patch)} axes need as many spacings and wavelengths")
         self.in_context, self.self_condition, self.checkpointing = in_context, self_condition, checkpointing
-        self.element_times = element_times
+        self.element_times, self.factorised, self.causal = element_times, attention == "factorised", causal
+        if self.factorised and len(self.patch) < 2:
+            raise ValueError("factorised attention needs an axis of time and others")
+        if in_context and (self.factorised or causal):
+            raise ValueError("a context in front of the tokens needs full attention that is not causal")
+        if causal and 0 in edges:
+            raise ValueError("a causal network does not know where the first axis ends")
 
         elements = math.prod(self.patch)
         self.width, self.token_numbers = width, elements * channels
-        self.embed = nn.Linear(elements * channels * (1 + self_condition + element_times), width)
+        self.concat = dict(concat or {})
+        inputs = channels * (1 + self_condition + element_times) + sum(self.concat.values())
+        self.embed = nn.Linear(elements * inputs, width)
+        self.edge_axes = tuple(edges)
+        self.edges = nn.Linear(_EDGE_FEATURES * len(self.edge_axes), width, bias=False) if edges else None
         self.time = TimeEmbedding(width)
         classes = {"label": labels} if isinstance(labels, int) else dict(labels or {})
         self.label_names, self.vector_dims = tuple(classes), dict(vectors or {})
-        self.labels = nn.ModuleDict({_key(name): LabelEmbedding(count, width) for name, count in classes.items()})
-        self.vectors = nn.ModuleDict({_key(name): VectorEmbedding(dim, width) for name, dim in (vectors or {}).items()})
+        self.labels = nn.ModuleDict({module_key(name): LabelEmbedding(count, width) for name, count in classes.items()})
+        self.vectors = nn.ModuleDict(
+            {module_key(name): VectorEmbedding(dim, width) for name, dim in (vectors or {}).items()}
+        )
         self.scalars = ScalarEmbedding(scalars, width) if scalars else None
         self.context = nn.Linear(context_dim, width) if context_dim is not None else None
         if context_dim is not None:
             self.null_context = nn.Parameter(torch.empty(1, 1, width))
         cross = context_dim is not None and not in_context
-        self.blocks = nn.ModuleList(Block(width, heads, round(mlp_ratio * width), cross) for _ in range(depth))
+        self.kinds, hidden = ATTENTION[attention], round(mlp_ratio * width)
+        kinds = [self.kinds[i % len(self.kinds)] for i in range(depth)]
+        self.blocks = nn.ModuleList(Block(width, heads, hidden, cross, kind) for kind in kinds)
+        self.layers = depth - kinds.count("space")  # those that see other frames
         self.modulation = nn.Linear(width, 2 * width)
         self.output = nn.Linear(width, elements * channels)
         self.reset_parameters()
-
-        names = [f"n{i}" for i in range(len(self.patch))], [f"p{i}" for i in range(len(self.patch))]
-        tokens, grid = f"b ({' '.join(names[0])}) ({' '.join(names[1])} c)", " ".join(map("({} {})".format, *names))
-        self._split, self._join = f"b c {grid} -> {tokens}", f"{tokens} -> b c {grid}"
-        self._sizes = dict(zip(names[1], self.patch, strict=True))
 
     def reset_parameters(self) -> None:
         """Xavier-uniform layers, small embeddings, and zeros wherever a residual or the output begins."""
@@ -177,32 +181,64 @@ class DiT(nn.Module):
                 nn.init.xavier_uniform_(parameter)
 
     def regions(self) -> list[nn.Module]:
-        """The blocks: one piece of code, so that one of them is compiled for all."""
+        """The blocks: one piece of code (two where they are factorised), so that one of them is compiled for all."""
         return list(self.blocks)
 
     def forward(
         self, x: Tensor, t: float | Tensor, cond: Mapping[str, Any] | None = None, previous: Tensor | None = None
     ) -> Tensor:
+        return self._run(x, t, cond or {}, previous, None)
+
+    def remember(self, x: Tensor, cond: Mapping[str, Any] | None = None, previous: Tensor | None = None) -> Tensor:
+        """The key-value cache by which later frames see the clean frames ``x`` and those of ``cond["past"]`` before.
+
+        Returns:
+            what ``cond["past"]`` takes: keys and values, (batch, frames, layers, 2, places, width). Frames may be cut
+            off its front: positions are relative.
+        """
+        cond = cond or {}
+        memory: list[Tensor] = []
+        self._run(x, 0.0, cond, previous, memory)
+        new, past = torch.stack(memory, dim=2), cond.get("past")
+        return new if past is None else torch.cat((past.to(new.dtype), new), dim=1)
+
+    def _run(
+        self,
+        x: Tensor,
+        t: float | Tensor,
+        cond: Mapping[str, Any],
+        previous: Tensor | None,
+        memory: list[Tensor] | None,
+    ) -> Tensor:
+        """The output; the keys and values of each layer that sees other frames are added to ``memory``."""
+        if not self.causal and (memory is not None or cond.get("past") is not None):
+            raise ValueError("only a causal network has a past: frames of another one change with those after them")
         axes, at = len(self.patch), -1 if self.channels_last else 1
         if x.ndim != 2 + axes or x.shape[at] != self.channels:
             raise ValueError(f"expected {axes} axes and {self.channels} channels at {at}, got {tuple(x.shape)}")
         x, previous = x.movedim(at, 1), None if previous is None else previous.movedim(at, 1)
-        cond = cond or {}
         batch, grid, dtype = x.shape[0], x.shape[2:], x.dtype
-        counts = [-(-size // patch) for size, patch in zip(grid, self.patch, strict=True)]
+        counts = self.patches.counts(grid)
         mask = self._on_grid("mask", cond["mask"], x) if "mask" in cond else None
         keys = None
         if mask is not None:
-            keys = self._over_patches(mask, grid).expand(batch, *counts).flatten(1)
+            keys = self.patches.highest(mask, grid).expand(batch, *counts).flatten(1)
         t = torch.as_tensor(t, device=x.device)
         if self.element_times:
             levels = self._levels(t.movedim(at, 1) if t.ndim == x.ndim else t, mask, x)
-            times = levels.flatten(1).amax(1, keepdim=True)
-            tokens = self.embed(self._tokens(x, mask, previous, levels))
+            highest = levels.amax([1, *range(3, x.ndim)]) if self.causal else levels.flatten(1).amax(1)
+            times = self._times(highest, mask, x, counts)
+            tokens = self.embed(self._tokens(x, mask, cond, previous, levels))
         else:
             times = self._times(t, mask, x, counts)
-            tokens = self.embed(self._tokens(x, mask, previous))
-        positions = grid_positions(counts, self._steps(cond), x.device)
+            tokens = self.embed(self._tokens(x, mask, cond, previous))
+        if self.edges is not None:
+            ends = fourier_features(between_ends(counts, x.device)[:, self.edge_axes], _EDGE_FEATURES, *_EDGE_WAVES)
+            tokens = tokens + self.edges(ends.flatten(1).to(tokens.dtype))
+        past = cond.get("past")
+        frames = (0 if past is None else past.shape[1], counts[0], math.prod(counts[1:]))
+        if past is not None and past.shape != (fits := (batch, frames[0], self.layers, 2, frames[2], self.width)):
+            raise ValueError(f"past of shape {tuple(past.shape)} does not fit {fits}")
 
         context, context_keys, front = None, None, 0
         if self.context is not None:
@@ -215,26 +251,61 @@ class DiT(nn.Module):
                 keys = torch.ones_like(tokens[..., 0], dtype=torch.bool) if keys is None else keys
                 keys = torch.cat((context_keys, keys), dim=1)
                 tokens = torch.cat((context, tokens), dim=1)
-                positions = F.pad(positions, (0, 0, front, 0))
                 context = context_keys = None
+            else:
+                context_keys = context_keys[:, None, None]  # against (batch, heads, queries, keys)
 
         c = self._condition(times, cond, batch)
-        tables = rotary(positions, tokens.shape[-1] // self.heads, self.wavelengths)
-        tables = (tables[0].to(tokens.dtype), tables[1].to(tokens.dtype))
-        h = tokens.unflatten(1, (times.shape[1], tokens.shape[1] // times.shape[1]))
-        for block in self.blocks:
-            arguments = (h, c, tables, _broadcast(keys), context, _broadcast(context_keys))
-            if self.checkpointing and torch.is_grad_enabled():
-                h = checkpoint(block, *arguments, use_reentrant=False)
-            else:
-                h = block(*arguments)
+        groups = times.shape[1]
+        if self.factorised:  # groups are frames: where times differ within a frame, its tokens are modulated each
+            if groups > counts[0]:
+                c = c.flatten(1, 2).repeat_interleave(tokens.shape[1] // groups, dim=1).unflatten(1, frames[1:])
+            groups = counts[0]
+        h = tokens.unflatten(1, (groups, tokens.shape[1] // groups)).clone()  # a compiler tells a view from the rest
+        sights = {}
+        for kind in self.kinds:
+            tables = self._rotary(kind, counts, frames[0], front, cond, tokens)
+            sights[kind] = (tables, visible(keys, frames, kind, self.causal, x.device))
+        layers = iter(() if past is None else past.unbind(2))
+        arguments = [
+            (c, *sights[block.axes], context, context_keys, None if block.axes == "space" else next(layers, None))
+            for block in self.blocks
+        ]
+        if memory is None:
+            h = self.run_blocks(h, arguments, keys)
+        else:
+            for block, own in zip(self.blocks, arguments, strict=True):
+                if block.axes != "space":
+                    memory.append(block.remember(h, c, counts[0]))  # type: ignore[operator]
+                h = block(h, *own)
 
         shift, scale = self.modulation(c).chunk(2, dim=-1)
         out = self.output(modulate(h, shift, scale).flatten(1, 2)[:, front:])
-        out = rearrange(out, self._join, **self._sizes, **{f"n{i}": n for i, n in enumerate(counts)})
-        out = out[(..., *(slice(size) for size in grid))].to(dtype)
+        out = self.patches.join(out, grid).to(dtype)
         out = out if mask is None else torch.where(mask.unsqueeze(1), out, 0)
         return out.movedim(1, at)
+
+    def run_blocks(self, h: Tensor, arguments: Sequence[tuple], real: Tensor | None = None, start: int = 0) -> Tensor:
+        """The tokens ``h`` after as many blocks as there are ``arguments``, from block ``start`` on. ``core.caching``
+        puts itself in its place; ``real``, which tokens are no padding, (batch, tokens), is for it."""
+        for block, own in zip(list(self.blocks)[start:], arguments, strict=False):
+            if self.checkpointing and torch.is_grad_enabled():
+                h = checkpoint(block, h, *own, use_reentrant=False)
+            else:
+                h = block(h, *own)
+        return h
+
+    def _rotary(
+        self, axes: str, counts: Sequence[int], before: int, front: int, cond: Mapping[str, Any], tokens: Tensor
+    ) -> Rotary:
+        """For the tokens of a sequence, those of earlier frames first, or those of the context, which lie at 0."""
+        own = {"all": slice(None), "space": slice(1, None), "time": slice(1)}[axes]
+        positions = grid_positions([before + counts[0], *counts[1:]][own], self._steps(cond, own), tokens.device)
+        tables = rotary(F.pad(positions, (0, 0, front, 0)), self.width // self.heads, self.wavelengths[own])
+        if axes != "all" and positions.ndim > 2:  # a spacing for each sample, which has several sequences
+            sequences = tokens.shape[1] // math.prod(counts[own])
+            tables = (tables[0].repeat_interleave(sequences, 0), tables[1].repeat_interleave(sequences, 0))
+        return tables[0].to(tokens.dtype), tables[1].to(tokens.dtype)
 
     def _on_grid(self, name: str, values: Tensor, x: Tensor) -> Tensor:
         """Values for a sample or its elements as (batch or 1, *axes), axes of size 1 where they do not vary."""
@@ -245,22 +316,13 @@ class DiT(nn.Module):
             raise ValueError(f"{name} of shape {tuple(given)} does not fit {full[0]} samples of {full[1:]} elements")
         return values.reshape(shape)
 
-    def _over_patches(self, values: Tensor, grid: Sequence[int]) -> Tensor:
-        """The maximum of (batch, *axes) over each patch; axes of size 1 stay."""
-        for axis, patch in enumerate(self.patch, start=1):
-            if values.shape[axis] > 1 and patch > 1:
-                missing = -grid[axis - 1] % patch
-                values = F.pad(values, (0, 0) * (values.ndim - 1 - axis) + (0, missing))
-                values = values.unflatten(axis, (-1, patch)).amax(axis + 1)
-        return values
-
     def _times(self, t: float | Tensor, mask: Tensor | None, x: Tensor, counts: Sequence[int]) -> Tensor:
         """One time for each group of tokens, (batch or 1, groups); the time of padding has no effect."""
         t = self._on_grid("t", torch.as_tensor(t, device=x.device), x)
         if mask is not None:
             alike = [axis for axis in range(1, t.ndim) if t.shape[axis] == 1]
             t = torch.where(mask.amax(alike, keepdim=True) if alike else mask, t, 0)
-        t = self._over_patches(t, x.shape[2:])
+        t = self.patches.highest(t, x.shape[2:])
         varying = [axis for axis in range(1, t.ndim) if t.shape[axis] > 1]
         leading = counts[: max(varying, default=0)]
         return t.reshape(t.shape[: 1 + len(leading)]).expand(-1, *leading).reshape(t.shape[0], math.prod(leading))
@@ -272,25 +334,36 @@ class DiT(nn.Module):
         levels = t.to(torch.promote_types(x.dtype, torch.float32)).expand_as(x)
         return levels if mask is None else torch.where(mask.unsqueeze(1), levels, 0)
 
-    def _tokens(self, x: Tensor, mask: Tensor | None, previous: Tensor | None, levels: Tensor | None = None) -> Tensor:
+    def _tokens(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        cond: Mapping[str, Any],
+        previous: Tensor | None,
+        levels: Tensor | None = None,
+    ) -> Tensor:
         """Patches, (batch, tokens, elements of a patch x channels), zero at padding."""
+        maps = []
+        for name, channels in self.concat.items():
+            values = cond[name].movedim(-1 if self.channels_last else 1, 1) if name in cond else None
+            maps.append(known_map(name, values, (x.shape[0], channels, *x.shape[2:]), mask, x))
         if self.self_condition:
             x = torch.cat((x, torch.zeros_like(x) if previous is None else previous.to(x.dtype)), dim=1)
         if levels is not None:
             x = torch.cat((x, levels.to(x.dtype) - 0.5), dim=1)
+        if maps:
+            x = torch.cat((x, *maps), dim=1)
         if mask is not None:
             x = torch.where(mask.unsqueeze(1), x, 0)
-        missing = [-size % patch for size, patch in zip(x.shape[2:], self.patch, strict=True)]
-        if any(missing):
-            x = F.pad(x, [n for size in reversed(missing) for n in (0, size)])
-        return rearrange(x, self._split, **self._sizes).to(self.embed.weight.dtype)
+        return self.patches.split(x).to(self.embed.weight.dtype)
 
-    def _steps(self, cond: Mapping[str, Any]) -> Sequence[float] | Tensor:
-        """The distance between neighbouring tokens along each axis."""
+    def _steps(self, cond: Mapping[str, Any], own: slice) -> Sequence[float] | Tensor:
+        """The distance between neighbouring tokens along each of some axes."""
         if "spacing" not in cond:
-            return [n * distance for n, distance in zip(self.patch, self.spacing, strict=True)]
+            return [n * distance for n, distance in zip(self.patch, self.spacing, strict=True)][own]
         spacing = cond["spacing"]
-        return torch.where(spacing.isnan(), spacing.new_tensor(self.spacing), spacing) * spacing.new_tensor(self.patch)
+        spacing = torch.where(spacing.isnan(), spacing.new_tensor(self.spacing), spacing)
+        return (spacing * spacing.new_tensor(self.patch))[:, own]
 
     def _condition(self, times: Tensor, cond: Mapping[str, Any], batch: int) -> Tensor:
         """What modulates each group: (batch or 1, groups, 1, width)."""
@@ -320,14 +393,3 @@ class DiT(nn.Module):
             tokens = torch.cat((tokens.to(context.dtype), context), dim=1)
             given = torch.cat((given, present), dim=1)
         return tokens, given
-
-
-def _key(name: str) -> str:
-    """What a module of that name is stored as: any name is allowed, also those of a module's own attributes."""
-    key = name.replace(".", ":")
-    return f"{key}_" if not key or hasattr(nn.ModuleDict(), key) else key
-
-
-def _broadcast(keys: Tensor | None) -> Tensor | None:
-    """(batch, keys) against (batch, heads, queries, keys)."""
-    return None if keys is None else keys[:, None, None]

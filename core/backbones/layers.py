@@ -46,6 +46,12 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return torch.addcmul(shift, layer_norm(x), 1 + scale)
 
 
+def module_key(name: str) -> str:
+    """What a module of that name is stored as: any name is allowed, also those of a module's own attributes."""
+    key = name.replace(".", ":")
+    return f"{key}_" if not key or hasattr(nn.ModuleDict(), key) else key
+
+
 class TimeEmbedding(nn.Module):
     """Times in [0, 1] of any shape to vectors ``(*shape, width)``."""
 
@@ -133,8 +139,9 @@ class Attention(nn.Module):
     learned gain (QK-norm, Dehghani et al. 2023), so that scores stay bounded.
 
     ``mask`` is boolean, broadcasts to ``(batch, heads, queries, keys)``, True where a key may be seen. ``rotary`` turns
-    queries and keys alike, so it is for self-attention. Three projections rather than one fused: on CPUs as fast or
-    faster, and what low-rank adapters expect.
+    queries and keys alike, so it is for self-attention. ``past`` is what ``remember`` gave for earlier tokens,
+    ``(batch, 2, earlier, width)``: they are seen too, and ``rotary`` and the keys of ``mask`` begin with them. Three
+    projections rather than one fused: on CPUs as fast or faster, and what low-rank adapters expect.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -149,13 +156,28 @@ class Attention(nn.Module):
         self.key_gain = nn.Parameter(torch.ones(width // heads))
         self.output = nn.Linear(width, width, bias=False)
 
+    def remember(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys, normalised and not yet turned, and values: (batch, tokens, heads, dim) each."""
+        k, v = (y.unflatten(-1, (self.heads, -1)) for y in (self.key(context), self.value(context)))
+        return layer_norm(k, self.key_gain), v
+
     def forward(
-        self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None, rotary: Rotary | None = None
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        mask: Tensor | None = None,
+        rotary: Rotary | None = None,
+        past: Tensor | None = None,
     ) -> Tensor:
-        context = x if context is None else context
-        q, k, v = (y.unflatten(-1, (self.heads, -1)) for y in (self.query(x), self.key(context), self.value(context)))
-        q, k = layer_norm(q, self.query_gain).transpose(1, 2), layer_norm(k, self.key_gain).transpose(1, 2)
-        if rotary is not None:
-            q, k = rotate(q, rotary), rotate(k, rotary)
-        out = F.scaled_dot_product_attention(q, k, v.transpose(1, 2), attn_mask=mask)
+        q = layer_norm(self.query(x).unflatten(-1, (self.heads, -1)), self.query_gain).transpose(1, 2)
+        k, v = self.remember(x if context is None else context)
+        turn = rotary
+        if past is not None:
+            before = past.unflatten(-1, (self.heads, -1)).unbind(1)
+            k, v = (torch.cat((old.to(new.dtype), new), dim=1) for old, new in zip(before, (k, v), strict=True))
+            turn = None if rotary is None else (rotary[0][..., -x.shape[1] :, :], rotary[1][..., -x.shape[1] :, :])
+        k, v = k.transpose(1, 2), v.transpose(1, 2)
+        if rotary is not None and turn is not None:
+            q, k = rotate(q, turn), rotate(k, rotary)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.output(out.transpose(1, 2).flatten(2))

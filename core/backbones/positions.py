@@ -41,6 +41,12 @@ def grid_positions(
     return cells * spacing.to(cells).unsqueeze(-2) if per_sample else cells
 
 
+def between_ends(shape: Sequence[int], device: torch.device | str | None = None) -> Tensor:
+    """Where the centres of the cells of a grid lie along each axis, 0 and 1 its ends: (cells, axes)."""
+    cells = grid_positions(shape, [1 / n for n in shape], device)
+    return cells + torch.tensor([0.5 / n for n in shape], dtype=cells.dtype, device=cells.device)
+
+
 def rotary(positions: Tensor, dim: int, wavelengths: Sequence[tuple[float, float]]) -> Rotary:
     """Cosines and signed sines that ``rotate`` applies to heads of ``dim`` features.
 

@@ -81,6 +81,7 @@ class Denoising(Objective):
         uncertainty: learn the loss's scale at each noise level; needs the names of the parts ("" for a single tensor).
         stratified: spread the times evenly over the global batch.
         time_axes: leading axes after the batch with times of their own (1: each frame), for diffusion forcing.
+        apart: the share of steps in which they have; in the others a sample has one time.
         time_min: times below it are raised to it, away from the infinite signal-to-noise ratio of t = 0.
         couple: ``couple(x0, noise, space) -> noise``: pairs noise with data (optimal transport, rotation).
     """
@@ -94,6 +95,7 @@ class Denoising(Objective):
         uncertainty: list[str] | None = None,
         stratified: bool = True,
         time_axes: int = 0,
+        apart: float = 1.0,
         time_min: float = 1e-4,
         couple: Callable[[Sample, Sample, Space], Sample] | None = None,
     ) -> None:
@@ -106,12 +108,13 @@ class Denoising(Objective):
         self.part_weights = dict(part_weights or {})
         self.self_condition = self_condition
         self.uncertainty = Uncertainty(list(uncertainty)) if uncertainty else None
-        self.stratified, self.time_axes, self.time_min, self.couple = stratified, time_axes, time_min, couple
+        self.stratified, self.time_axes, self.apart = stratified, time_axes, apart
+        self.time_min, self.couple = time_min, couple
 
     def draw_times(self, example: Example, denoiser: Denoiser, random: StepRandomness) -> Tensor:
         """Times ``(batch, *first time_axes)``, float64 on the CPU."""
         u = random.uniform(self.stratified)
-        if self.time_axes:
+        if self.time_axes and (self.apart == 1 or random.coin(self.apart)):
             shape = next(iter(parts(example.x0).values())).shape[1 : 1 + self.time_axes]
             own = torch.stack([torch.rand(shape, generator=g, dtype=torch.float64) for g in random.generators])
             own.flatten(1)[:, 0] = 0  # each element is uniform, the first of them stratified

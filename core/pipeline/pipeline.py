@@ -6,17 +6,21 @@ import dataclasses
 import difflib
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Generator, Tensor
 
+from ..caching import cached
 from ..denoiser import Denoise, Denoiser
 from ..devices import compile_network, move
 from ..grids import GRIDS, make_grid
 from ..guidance import GUIDANCE
+from ..orders import ORDERS
 from ..predictions import Estimate
 from ..randomness import mix
 from ..samplers import SAMPLERS, trajectory
@@ -26,18 +30,9 @@ from ..training.config import PRECISIONS
 from .card import model_card
 from .pretrained import CheckpointError, build_denoiser, find_pretrained, load_pretrained, save_pretrained
 from .samples import Samples
+from .settings import DEFAULTS, either, known_settings, sample_seeds
 
 _WINDOW = -8  # a key of the noise of later windows
-DEFAULTS: dict[str, Any] = {
-    "sampler": "dpmpp_2m",
-    "steps": 50,
-    "grid": "uniform",
-    "schedule": None,
-    "guidance": None,
-    "temperature": 1.0,
-    "batch_size": 128,
-    "precision": "fp32",
-}
 
 
 class SampledModality(Protocol):
@@ -168,8 +163,10 @@ class Pipeline:
         steps: int | None = None,
         sampler: Any = None,
         grid: Any = None,
+        order: Any = None,
         schedule: Any = None,
         guidance: Any = None,
+        caching: Any = None,
         temperature: float | Mapping[str, float] | None = None,
         seed: int | Sequence[int] = 0,
         batch_size: int | None = None,
@@ -190,7 +187,9 @@ class Pipeline:
             steps: of the sampler.
             sampler, grid, schedule: names, ``{"name": ..., options}`` or objects; a schedule other than the trained
                 one is matched in log-SNR.
+            order: in which order the frames of a sequence are made: a name, ``{"name": ..., options}`` or an object.
             guidance: a scale, or a name with options.
+            caching: a name or ``{"name": ..., options}``: reuse what the network computed while little changes.
             temperature: a factor on the noise to start from, for all parts or by part; below 1 samples are more
                 typical and less varied.
             seed: one number, or one for each sample (``Samples.seeds``).
@@ -206,17 +205,20 @@ class Pipeline:
         started = time.perf_counter()
         asked = {
             "sampler": sampler,
-            "steps": _alias("steps", steps, "num_inference_steps", num_inference_steps),
+            "steps": either("steps", steps, "num_inference_steps", num_inference_steps),
             "grid": grid,
+            "order": order,
             "schedule": schedule,
-            "guidance": _alias("guidance", guidance, "guidance_scale", guidance_scale),
+            "guidance": either("guidance", guidance, "guidance_scale", guidance_scale),
+            "caching": caching,
             "temperature": temperature,
             "batch_size": batch_size,
             "precision": precision,
         }
         settings, wanted = self._settings({**asked, **request})
-        seeds = _seeds(seed, count, generator)
-        denoise, options = self._plan(settings, asked["steps"] is not None)
+        seeds = sample_seeds(seed, count, generator)
+        counts: Counter[str] = Counter()
+        fresh, options = self._plan(settings, asked["steps"] is not None, counts)
         plans = self.modality.plans(wanted, seeds)
         batches = _batches([plan.size for plan in plans], settings["batch_size"])
         rank, world = _processes(self.device)
@@ -226,10 +228,12 @@ class Pipeline:
             for batch in mine:
                 layout = self.modality.layout(wanted, [plans[i] for i in batch])
                 own = [seeds[i] for i in batch]
-                *_, (x0, _) = self._windows(denoise, layout, options, own, bar)
+                *_, (x0, _) = self._windows(fresh, layout, options, own, bar)
                 made.update(zip(batch, self._decode(x0, layout), strict=True))
-        artifacts = _gathered(made, world)
+        artifacts, counts = _gathered(made, counts, world)
         settings |= {"steps": len(options["grid"]) - 1, "seed": seed, "request": request}
+        if counts["calls"]:  # of a cache
+            settings["skipped"] = counts["skipped"] / counts["calls"]
         seconds = time.perf_counter() - started
         return Samples([artifacts[i] for i in range(len(seeds))], seeds, self.modality, settings, seconds)
 
@@ -244,12 +248,12 @@ class Pipeline:
             ValueError: as ``sample``; and where the sample is not finite.
         """
         settings, wanted = self._settings(options)
-        denoise, plan = self._plan(settings, options.get("steps") is not None)
-        seeds = _seeds(seed, 1, None)
+        fresh, plan = self._plan(settings, options.get("steps") is not None, Counter())
+        seeds = sample_seeds(seed, 1, None)
         layout = self.modality.layout(wanted, self.modality.plans(wanted, seeds))
         finished = 0
         with _bar(1, len(plan["grid"]) - 1, progress) as bar:
-            for x0, done in self._windows(denoise, layout, plan, seeds, bar):
+            for x0, done in self._windows(fresh, layout, plan, seeds, bar):
                 if not all(bool(part.isfinite().all()) for part in parts(x0).values()):
                     raise ValueError("the sample is not finite")
                 if done > finished:
@@ -264,22 +268,34 @@ class Pipeline:
         rest = {key: value for key, value in options.items() if key not in DEFAULTS}
         return DEFAULTS | known_settings(self.config.get("sampling") or {}) | asked, self.request(**rest)
 
-    def _plan(self, settings: Mapping[str, Any], steps_asked: bool) -> tuple[Denoise, dict[str, Any]]:
-        """The denoiser to sample with, and the options of ``trajectory``."""
+    def _plan(
+        self, settings: Mapping[str, Any], steps_asked: bool, counts: Counter[str]
+    ) -> tuple[Callable[[], Denoise], dict[str, Any]]:
+        """What makes the denoiser of each trajectory, and the options of ``trajectory``."""
         schedule = SCHEDULES.build(settings["schedule"] or self.denoiser.schedule)
         rule = GRIDS.build(settings["grid"])
         times_given = isinstance(rule, Tensor) and not steps_asked  # the default number of steps does not count then
         grid = make_grid(rule, None if times_given else settings["steps"], schedule)
-        denoise: Denoise = _InPrecision(self.denoiser, settings["precision"])
+        fresh = partial(self._denoise, settings, counts)
+        fresh()  # what cannot be built is told before the work
+        order = None if settings["order"] is None else ORDERS.build(settings["order"])
+        named = {"sampler": SAMPLERS.build(settings["sampler"]), "order": order}
+        return fresh, {"schedule": schedule, "grid": grid, "temperature": settings["temperature"], **named}
+
+    def _denoise(self, settings: Mapping[str, Any], counts: Counter[str]) -> Denoise:
+        """The denoiser of one trajectory; its cache adds to ``counts``."""
+        denoiser = self.denoiser
+        if settings["caching"] not in (None, {}):
+            denoiser = cached(denoiser, settings["caching"], counts)
+        denoise: Denoise = _InPrecision(denoiser, settings["precision"])
         if settings["guidance"] not in (None, 1, {}):
             guidance = settings["guidance"]
             spec = {"name": "classifier_free", "scale": guidance} if isinstance(guidance, int | float) else guidance
             denoise = GUIDANCE.build(spec, denoise=denoise)
-        sampler, temperature = SAMPLERS.build(settings["sampler"]), settings["temperature"]
-        return denoise, {"schedule": schedule, "sampler": sampler, "grid": grid, "temperature": temperature}
+        return denoise
 
     def _windows(
-        self, denoise: Denoise, layout: Any, options: dict[str, Any], seeds: list[int], bar: Any
+        self, fresh: Callable[[], Denoise], layout: Any, options: dict[str, Any], seeds: list[int], bar: Any
     ) -> Iterator[tuple[Sample, int]]:
         """The samples of one batch, on the CPU, after each of their windows; the first has the samples' own noise."""
 
@@ -287,7 +303,7 @@ class Pipeline:
             own = [seeds[row] if index == 0 else mix(seeds[row], _WINDOW, index) for row in rows]
             if index > 0 and bar.total is not None:
                 bar.total += len(own) * (len(options["grid"]) - 1)
-            return self._run(denoise, part, options, own, bar)
+            return self._run(fresh(), part, options, own, bar)
 
         return self.modality.windows(layout, run)
 
@@ -301,6 +317,8 @@ class Pipeline:
         place = {"space": local.space, "cond": local.cond, "known": local.known, "strength": local.strength}
         for step in trajectory(denoise, x, seeds=seeds, **place, **options):
             x = step.x
+            if step.index == 0 and bar.total is not None:  # an order takes more steps, a strength fewer
+                bar.total += len(seeds) * (step.steps + 1 - len(options["grid"]))
             bar.update(len(seeds))
         return x.cpu()
 
@@ -325,38 +343,6 @@ class _InPrecision:
             return self.denoiser(x, t, cond, previous)
 
 
-def known_settings(sampling: Mapping[str, Any]) -> dict[str, Any]:
-    """The sampling settings of a checkpoint.
-
-    Raises:
-        ValueError: a setting that does not exist.
-    """
-    if unknown := [key for key in sampling if key not in DEFAULTS]:
-        raise ValueError(f"there is no sampling setting {', '.join(unknown)}. Choices: {', '.join(DEFAULTS)}")
-    return dict(sampling)
-
-
-def _alias(name: str, value: Any, other: str, same: Any) -> Any:
-    if value is not None and same is not None:
-        raise ValueError(f"{name} and {other} are the same option: give one of them")
-    return same if value is None else value
-
-
-def _seeds(
-    seed: int | Sequence[int], count: int | None, generator: Generator | Sequence[Generator] | None
-) -> list[int]:
-    if generator is not None:
-        seed = generator.initial_seed() if isinstance(generator, Generator) else [g.initial_seed() for g in generator]
-    if isinstance(seed, int):
-        count = 1 if count is None else count
-        if count < 0:
-            raise ValueError(f"count must not be negative, got {count}")
-        return [mix(seed, index) >> 10 for index in range(count)]  # 53 bits: exact in JSON and in spreadsheets
-    if count not in (None, len(seed)):
-        raise ValueError(f"{count} samples need as many seeds, got {len(seed)}")
-    return [int(one) for one in seed]
-
-
 def _batches(sizes: Sequence[int], batch_size: int) -> list[list[int]]:
     """Samples of like size together. The cut does not depend on the number of processes, so neither do the samples."""
     if batch_size < 1:
@@ -375,12 +361,15 @@ def _processes(device: torch.device) -> tuple[int, int]:
     return state.process_index, state.num_processes
 
 
-def _gathered(made: dict[int, Any], world: int) -> dict[int, Any]:
+def _gathered(made: dict[int, Any], counts: Counter[str], world: int) -> tuple[dict[int, Any], Counter[str]]:
+    """The artifacts of all processes, and what they counted."""
     if world == 1:
-        return made
+        return made, counts
     from accelerate.utils import gather_object
 
-    return {index: artifact for part in gather_object([made]) for index, artifact in part.items()}
+    shares = gather_object([(made, counts)])
+    everything = {index: artifact for part, _ in shares for index, artifact in part.items()}
+    return everything, sum((counted for _, counted in shares), Counter())
 
 
 def _bar(count: int, steps: int, shown: bool) -> Any:

@@ -47,9 +47,10 @@ class Churn(LinearSampler):
             return self.heun.plan_steps(schedule, t, s)
         level = schedule.log_snr(t)
         sigma = torch.exp(-level / 2)
-        gamma = min(self.s_churn / len(t), math.sqrt(2) - 1)
+        steps = (t > s).sum(0).clamp(min=1)  # those in which an element moves
+        gamma = (self.s_churn / steps.double()).clamp(max=math.sqrt(2) - 1)
         churned = (sigma >= self.s_min) & (sigma <= self.s_max) & (t > s)
-        raised = torch.where(churned, schedule.time_of_log_snr(level - 2 * math.log1p(gamma)), t)
+        raised = torch.where(churned, schedule.time_of_log_snr(level - 2 * torch.log1p(gamma)), t)
         (alpha, sigma), (alpha_up, sigma_up) = schedule.alpha_sigma(t), schedule.alpha_sigma(raised)
         keep = torch.where(churned, alpha_up / alpha, 1.0)
         added = torch.where(churned, (sigma_up**2 - (keep * sigma) ** 2).clamp(min=0).sqrt() * self.s_noise, 0.0)

@@ -12,6 +12,7 @@ from torch import Generator, Tensor, nn
 
 from ..denoiser import Denoise, FunctionDenoiser, UnderSchedule
 from ..grids import Rule, check_grid, make_grid, shorten
+from ..orders import Order, arrange
 from ..predictions import Estimate, scale_like
 from ..randomness import generator, sample_generators
 from ..samples import Cond, Sample, Time, align_left, batch_size, known_at_zero, map_parts, parts, pick
@@ -165,6 +166,7 @@ def trajectory(
     sampler: Sampler | str | Mapping[str, Any] = "dpmpp_2m",
     grid: Tensor | Rule | str | Mapping[str, Any] = "uniform",
     steps: int | None = None,
+    order: Order | str | Mapping[str, Any] | None = None,
     seeds: int | Sequence[int] | None = None,
     space: Space | None = None,
     cond: Cond | None = None,
@@ -182,6 +184,7 @@ def trajectory(
         sampler: the solver.
         grid: a rule, or the times themselves.
         steps: how many, 50 by default; left out where ``grid`` holds the times.
+        order: in which order the frames of sequences ``(batch, frames, ...)`` walk the grid; all together by default.
         seeds: one for each sample, or one for the batch (sample i is then the i-th of that seed's); None draws one
             from torch's global generator.
         space: where the sample lives; all of R^n by default.
@@ -200,7 +203,7 @@ def trajectory(
     denoiser = _as_denoiser(denoise, schedule)
     if own is not None and not _same(own, schedule):
         denoiser = UnderSchedule(denoiser, own, schedule)
-    grid = shorten(make_grid(grid, steps, schedule), strength)
+    grid = arrange(order, shorten(make_grid(grid, steps, schedule), strength), x, known)
     generators = _generators(seeds, batch_size(x))
     home = default_space(x) if space is None else space
     noise = map_parts(lambda part, factor: part * factor, home.noise(x, generators), _temperatures(temperature, x))

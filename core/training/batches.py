@@ -18,7 +18,8 @@ class TrainingData(Protocol):
 
     @property
     def sizes(self) -> Sequence[int] | None:
-        """How large each item is; None where all are equal."""
+        """How large each item is; None where all are equal. Data whose items cannot all share a batch has ``shapes``
+        too, one for each item."""
 
     def __len__(self) -> int: ...
 
@@ -45,17 +46,14 @@ class Batches:
     def __init__(
         self, data: TrainingData, order: BatchOrder, seed: int, rank: int, world: int, accumulate: int, steps: int
     ) -> None:
-        if order.batch_size < world * accumulate:
-            raise ValueError(f"batch_size {order.batch_size} is too small for {world} processes x {accumulate} parts")
+        order.check(world * accumulate)
         self.data, self.order, self.seed, self.steps = data, order, seed, steps
-        size, pieces = order.batch_size, world * accumulate
-        mine = range(rank * accumulate, (rank + 1) * accumulate)
-        self.places = [range(size * k // pieces, size * (k + 1) // pieces) for k in mine]
+        self.mine, self.parts = range(rank * accumulate, (rank + 1) * accumulate), world * accumulate
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="noiseloom-batches")
-        self._ahead: tuple[int, Future[list[Piece]]] | None = None
+        self._ahead: tuple[int, Future[tuple[list[Piece], int]]] | None = None
 
-    def pieces(self, step: int) -> list[Piece]:
-        """The examples of a step and their random numbers."""
+    def pieces(self, step: int) -> tuple[list[Piece], int]:
+        """The examples of a step and their random numbers; and how many items its global batch has."""
         if self._ahead is None or self._ahead[0] != step:
             self._ahead = (step, self._pool.submit(self._make, step))
         made = self._ahead[1].result()
@@ -66,10 +64,11 @@ class Batches:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     @torch.no_grad()
-    def _make(self, step: int) -> list[Piece]:
+    def _make(self, step: int) -> tuple[list[Piece], int]:
         items = self.order.batch(step)
         made = []
-        for places in self.places:
+        for part in self.mine:
+            places = range(len(items) * part // self.parts, len(items) * (part + 1) // self.parts)
             random = StepRandomness(self.seed, step, places, len(items))
             made.append((self.data.example([items[place] for place in places], random.generators), random))
-        return made
+        return made, len(items)

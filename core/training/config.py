@@ -23,6 +23,8 @@ class TrainerConfig:
     Attributes:
         steps: optimizer steps of the whole run; an existing run may be given more.
         batch_size: samples in a step, over all processes and accumulated parts.
+        tokens: instead, for data of several shapes: a step has as many samples of one shape as this budget of elements
+            holds, and one at least.
         accumulate: parts that each process cuts its share of a batch into, to save memory; changes rounding only.
         lr: the peak learning rate of AdamW.
         betas: AdamW's.
@@ -49,6 +51,7 @@ class TrainerConfig:
 
     steps: int = 10_000
     batch_size: int = 64
+    tokens: int | None = None
     accumulate: int = 1
     lr: float = 3e-4
     betas: tuple[float, float] = (0.9, 0.99)
@@ -80,6 +83,8 @@ class TrainerConfig:
         for key in ("steps", "batch_size", "accumulate", "checkpoint_every", "keep", "log_every", "max_bad_steps"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} must be at least 1, got {getattr(self, key)}")
+        if self.tokens is not None and self.tokens < 1:
+            raise ValueError(f"tokens must be at least 1, got {self.tokens}")
         for key in ("lr", "weight_decay", "warmup", "clip", "eval_every", "eval_samples", "preview_every"):
             if getattr(self, key) < 0:
                 raise ValueError(f"{key} must not be negative, got {getattr(self, key)}")

@@ -145,7 +145,8 @@ class _Run:
         self.main = self.accelerator.is_main_process
         self.config, self.directory, self.root = config, directory, directory / "checkpoints"
         self.plain_config = json.loads(json.dumps({"trainer": config.fixed(), "recipe": recipe}))
-        order = BatchOrder(data.sizes, len(data), config.batch_size, config.seed)
+        shapes = getattr(data, "shapes", None)
+        order = BatchOrder(data.sizes, len(data), config.batch_size, config.seed, shapes, config.tokens)
         self.batches = Batches(data, order, config.seed, self.rank, self.world, config.accumulate, config.steps)
         self.valid = valid
         self.model, self.objective = model.to(self.device), objective.to(self.device)
@@ -158,7 +159,7 @@ class _Run:
         rate = power_function(config.ema_std) if config.ema_decay is None else fixed_rate(config.ema_decay)
         self.ema = EMA(model, rate)
 
-        self.step = self.skipped = self.streak = 0
+        self.step = self.samples = self.skipped = self.streak = 0
         self.best: dict[str, float] | None = None
         self.held_out: dict[str, float] = {}
         self.window = Window()
@@ -180,6 +181,8 @@ class _Run:
 
         config = self.config
         self._resume()
+        if len(self.batches.order.buckets) > 1:
+            self._say(f"batches of an epoch\n{self.batches.order}")
         if config.trackers:
             self.accelerator.init_trackers("noiseloom")
         bar = tqdm(total=config.steps, initial=self.step, unit="step", disable=not self.main, dynamic_ncols=True)
@@ -209,9 +212,7 @@ class _Run:
                     message += "The same command goes on from there."
                     self._say(message)
                     raise Interrupted(message)
-        result = TrainResult(
-            self.step, self.step * config.batch_size, self.skipped, self.held_out, self.best, self.directory
-        )
+        result = TrainResult(self.step, self.samples, self.skipped, self.held_out, self.best, self.directory)
         if finish is not None:
             self.model.eval()
             with self.ema.swapped_in():
@@ -230,23 +231,24 @@ class _Run:
         self.module.train()
         torch.manual_seed(mix(config.seed, _DROPOUT, step, self.rank))
         sums: dict[str, Tensor] = {}
-        pieces = self.batches.pieces(step)
+        pieces, count = self.batches.pieces(step)
         for k, (example, random) in enumerate(pieces):
             last = k == len(pieces) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.module):
                 with self._autocast():
                     loss, figures = self.module(move(example, self.device), random)
                 # Processes average their gradients: times world / batch it is the mean over the global batch.
-                (loss * (self.world / config.batch_size)).backward()
+                (loss * (self.world / count)).backward()
             for name, value in figures.items():
                 sums[name] = sums[name] + value if name in sums else value
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), config.clip or math.inf)
         flag = torch.tensor(float(stop), dtype=torch.float64, device=self.device)
         reduced = self.accelerator.reduce(torch.stack([*sums.values(), flag]), "sum")
         *totals, stops, norm_value = torch.cat([reduced, norm.double()[None]]).tolist()  # the step's only sync
-        values = {name: total / config.batch_size for name, total in zip(sums, totals, strict=True)}
+        values = {name: total / count for name, total in zip(sums, totals, strict=True)}
         values["grad_norm"] = norm_value
         self.step += 1
+        self.samples += count
         if all(map(math.isfinite, values.values())):
             self.optimizer.step()
             self.streak = 0
@@ -271,7 +273,7 @@ class _Run:
     # What is logged
 
     def _log(self, values: Mapping[str, Any]) -> None:
-        row = {"step": self.step, "samples": self.step * self.config.batch_size, **values}
+        row = {"step": self.step, "samples": self.samples, **values}
         self.metrics.write(row)
         if self.config.trackers:
             self.accelerator.log({k: v for k, v in row.items() if isinstance(v, int | float)}, step=self.step)
@@ -282,8 +284,12 @@ class _Run:
 
         assert self.valid is not None
         config = self.config
-        per_batch = max(config.batch_size // (self.world * config.accumulate), 1)
-        batches = held_out_batches(self.valid.sizes, len(self.valid), per_batch, config.eval_samples, config.seed)
+        parts = self.world * config.accumulate
+        per_batch, budget = max(config.batch_size // parts, 1), config.tokens and max(config.tokens // parts, 1)
+        shapes = getattr(self.valid, "shapes", None)
+        batches = held_out_batches(
+            self.valid.sizes, len(self.valid), per_batch, config.eval_samples, config.seed, shapes, budget
+        )
         self.module.eval()
         with self.ema.swapped_in():
             mine = held_out_sums(
@@ -321,7 +327,7 @@ class _Run:
         if self.main:
             state = {
                 "step": self.step,
-                "samples": self.step * self.config.batch_size,
+                "samples": self.samples,
                 "seed": self.config.seed,
                 "skipped": self.skipped,
                 "streak": self.streak,
@@ -361,6 +367,7 @@ class _Run:
         self.ema.load_state_dict(found.tensors["ema"])
         load_optimizer_tensors(self.optimizer, self.parameters, found.tensors["optimizer"], self.device)
         self.step = self.saved_at = state["step"]
+        self.samples = state["samples"]
         self.skipped, self.streak = state["skipped"], state["streak"]
         self.best, self.held_out = state["best"], state["held_out"]
         self.window = Window(**state["window"])

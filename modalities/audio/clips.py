@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -11,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from .data import split_clips
+from ..samples import TABLE, listed
+from ..splits import split_clips
 from .files import COLUMNS
 from .levels import decibels, loudness, rms
 from .pitch import hz_of_midi, pitch
@@ -19,7 +19,6 @@ from .sources import find_clips
 from .spectral import Timbre, is_clipped, is_silent, timbre
 from .waveform import AudioError, Waveform, read
 
-SAMPLES = "samples.csv"  # what our own save lists
 BLOCK = 0.4  # s, of ITU-R BS.1770: a shorter clip has no loudness
 
 _ELSEWHERE = ("not in the metadata", "listed twice")  # files that are no item
@@ -69,8 +68,8 @@ def load(source: Path | str, split: str = "all") -> list[Waveform | None]:
         FileNotFoundError, ValueError: see :func:`.sources.find_clips`.
     """
     path = Path(source).expanduser()
-    table = path / SAMPLES if path.is_dir() else path
-    if table.name == SAMPLES and table.is_file():
+    table = path / TABLE if path.is_dir() else path
+    if table.name == TABLE and table.is_file():
         return _own(table)
     listing = find_clips(source)
     clips = listing.clips if split == "all" else split_clips(listing.clips, listing.valid_fraction)[split]
@@ -143,15 +142,12 @@ def _number(wave: Waveform, names: Sequence[str]) -> float | None:
 def _own(table: Path) -> list[Waveform | None]:
     """The sounds of our own table, in its order, each with what was asked of it."""
     found: list[Waveform | None] = []
-    with table.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            values = {k.removeprefix("asked_"): v for k, v in row.items() if k not in COLUMNS and v not in (None, "")}
-            name = Path(row.get("file") or "").name
-            try:
-                found.append(_read((table.parent / name).read_bytes(), name, values) if name else None)
-            except OSError as error:
-                _warn(f"{name}: {error.strerror}")
-                found.append(None)
+    for name, values in listed(table, COLUMNS):
+        try:
+            found.append(_read((table.parent / name).read_bytes(), name, values) if name else None)
+        except OSError as error:
+            _warn(f"{name}: {error.strerror}")
+            found.append(None)
     return found
 
 

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from ..cache import Arrays, Writer, cached_arrays
+from ..scale import oddities, weight_sums
 from .data import AudioSet
 from .representation import Mel, Representation
 
 _BATCH = 64  # clips whose frames are made at a time
 _BLOCK = 1024  # clips whose frames are in memory at a time
 _CHECKED = 256  # clips whose scale is checked
-_STILL = 1e-3  # a deviation below which a number says nothing
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,6 @@ def statistics(frames: Tensor) -> Tensor:
 def frames_of(clips: AudioSet, representation: Representation) -> Arrays:
     """The frames of prepared clips, (frames, width) each, from the cache: keyed by the clips, the representation and
     its weights."""
-    tensors = representation.state_dict().items()
-    weights = [[name, float(v.double().sum()), float(v.double().abs().sum())] for name, v in tensors]
 
     def build(writer: Writer) -> None:
         for first in range(0, len(clips), _BLOCK):
@@ -74,18 +72,8 @@ def frames_of(clips: AudioSet, representation: Representation) -> Arrays:
             for index in block.tolist():
                 writer.add(made[index])
 
-    told = {"clips": clips.fingerprint, "representation": representation.config, "weights": weights}
+    told = {"clips": clips.fingerprint, "representation": representation.config, "weights": weight_sums(representation)}
     return cached_arrays("frames", told, build, shape=(representation.width,), total=len(clips))
-
-
-def moments(frames: Arrays) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each number of a frame over all of them. One that hardly changes is given the
-    others' deviation: in a sound to edit it may change."""
-    data = np.asarray(frames.data, np.float64)
-    mean, std = data.mean(0), data.std(0).clip(1e-4)
-    moves = std >= _STILL
-    std = np.where(moves | ~moves.any(), std, std[moves].mean() if moves.any() else 0.0)
-    return mean.round(6).tolist(), std.round(6).tolist()
 
 
 def scale_warnings(
@@ -98,39 +86,12 @@ def scale_warnings(
     """
     frames, rates = dataset.frames, np.asarray(dataset.clips.report.before["rate"])
     chosen = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), _CHECKED)).astype(int))
-    data = np.concatenate([np.asarray(frames[int(i)], np.float64) for i in chosen])
-    if bad := int((~np.isfinite(data)).any(1).sum()):
-        return [f"{bad:,} of {len(data):,} frames hold numbers that are not finite"]
-    measured, told = data.std(0), np.asarray(std)
-    still, lines = measured < _STILL, []
-    needed = 2 * representation.preset.fmax if isinstance(representation, Mel) else representation.rate
+    data = np.concatenate([frames[int(i)] for i in chosen])
+    needed, lines = 2 * representation.preset.fmax if isinstance(representation, Mel) else representation.rate, []
     if count := int((rates < 0.95 * needed).sum()):
         lines.append(
             f"{count:,} of {len(rates):,} clips are of a lower rate, from {rates.min():,} Hz, and hold nothing above "
             f"half of it, but frames go up to {needed / 2:,.0f} Hz: the network is to learn noise there"
         )
-    if still.any():
-        lines.append(
-            f"{still.sum()} of {len(still)} numbers of a frame hardly change (deviation below {_STILL:g}): the sounds "
-            "hold nothing there, or the autoencoder is untrained"
-        )
-    if still.all():
-        return lines
-    ratio = _ratio(measured[~still], told[~still])
-    offset = float(np.median(np.abs(data.mean(0) - np.asarray(mean))[~still] / told[~still]))
-    if not 0.5 < ratio < 2 or offset > 1:
-        lines.append(
-            f"frames deviate {ratio:.2g} times as much as the stored statistics say, and their means lie {offset:.2g} "
-            "deviations off: the statistics are of other data"
-        )
     own = getattr(representation.decoder, "latent_std", None)
-    if own is not None and not 1 / 3 < (ratio := _ratio(measured[~still], own.double().cpu().numpy()[~still])) < 3:
-        lines.append(
-            f"latents deviate {ratio:.2g} times as much as the autoencoder's own training clips did: it is untrained, "
-            "or was trained on other sounds"
-        )
-    return lines
-
-
-def _ratio(measured: np.ndarray, told: np.ndarray) -> float:
-    return float(np.exp(np.log(measured / told).mean()))
+    return [*lines, *oddities(data, mean, std, own, "frame", "sounds")]

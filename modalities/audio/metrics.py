@@ -1,39 +1,21 @@
-"""Metrics of a set of clips, each with its protocol, its n and the figure of real data beside it.
-
-What a distance between sets is worth, the distance between two sets of real data of the same size tells: that is the
-figure of real data in its row. Real clips take part as three sets: ``target``, from which distances are measured;
-``real``, whose distance is the floor; and the training clips, among which copies are looked for.
-
-    training and reference given    target = training          real = reference
-    only the reference              target, real = two random halves of it
-    only training, or a gallery     target, real = two random halves of it
-"""
+"""Metrics of a set of clips, each with its protocol, its n and the figure of real data beside it."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from noiseloom.core.registry import unknown
 
 from ..component import Component
-from ..distances import (
-    Array,
-    copied,
-    density_coverage,
-    entropy,
-    frechet,
-    inception_score,
-    kernel_distance,
-    median_distance,
-    nearest,
-)
-from ..report import Z95, Report, Row, share
+from ..distances import Array, entropy, inception_score
+from ..report import Z95, Report, Row, mean_row, share
+from ..set_rows import real_sets, set_rows
 from .clips import BLOCK, Scores, failure, load, score
 from .embedders import Embedder, build_embedder, preset_for
 from .pitch import TRACKERS, cents
@@ -41,21 +23,6 @@ from .spectral import SILENT, log_spectral_distance, mel_distance, multi_resolut
 from .waveform import Waveform
 
 __all__ = ["evaluate", "load"]
-
-_FEWEST = 10  # clips on either side of a distance between sets
-_NEIGHBOURS = 5  # of density and coverage
-
-
-@dataclass(frozen=True)
-class _Real:
-    """Embeddings of real clips, and how they came about: see the module."""
-
-    target: Array
-    real: Array
-    protocol: str
-    training: Array | None = None
-    distances: Array | None = None  # of real clips from the nearest training clip
-    copying: str = ""
 
 
 def evaluate(
@@ -106,13 +73,13 @@ def evaluate(
     rows = [replace(row, real=figures.get(row.name)) for row in asked(scores, classes[0])]
     notes = [] if artifacts else ["there are no clips: nothing was measured"]
     known = embed(trained) if trained else embed.gallery
-    real = _real(embed(held_out), known, "training clips" if trained else "gallery clips")
-    if real is None:
-        notes.append(f"distances between sets need {_FEWEST} clips of a reference or of the training data")
-    elif min(len(clips), len(real.real), len(real.target)) < _FEWEST:
-        notes.append(f"distances between sets need {_FEWEST} clips on either side")
-    else:
-        rows += _set_rows(embed(clips), real, embed, scores, notes)
+    real = real_sets(embed(held_out), known, "training clips" if trained else "gallery clips")
+    ours = embed(clips) if real else np.zeros((0, 0))
+    compared, missing, distances = set_rows(ours, real, embed.name)
+    rows, notes = rows + compared, notes + missing
+    if distances is not None:
+        for one, distance in zip((s for s in scores if not s.failure), distances, strict=True):
+            one.nearest = float(distance)
     rows += [replace(row, real=figures.get(row.name)) for row in _clip_rows(scores, with_lufs)]
     rows += _pair_rows(clips, held_out)
     told = f"{len(held_out):,} clips of the reference" if held_out else ""
@@ -150,9 +117,9 @@ def _clip_rows(scores: Sequence[Scores], with_lufs: bool) -> list[Row]:
     if not kept:
         return rows
     seconds = [s.seconds for s in kept]
-    rows += [_mean("duration", seconds, "mean length", "s"), _spread("duration_spread", seconds, "of lengths", "s")]
+    rows += [mean_row("duration", seconds, "mean length", "s"), _spread("duration_spread", seconds, "of lengths", "s")]
     if off := [abs(s.seconds - s.asked_seconds) for s in kept if s.asked_seconds is not None]:
-        rows.append(_mean("duration_error", off, "mean |length - length asked|", "s", "lower"))
+        rows.append(mean_row("duration_error", off, "mean |length - length asked|", "s", better="lower"))
     if with_lufs:
         name, unit, levels = "loudness", "LUFS", [s.lufs for s in kept if s.lufs is not None and not s.silent]
         protocol = "ITU-R BS.1770; not silent"
@@ -160,12 +127,12 @@ def _clip_rows(scores: Sequence[Scores], with_lufs: bool) -> list[Row]:
         name, unit, levels = "level", "dBFS", [s.level for s in kept if not s.silent]
         protocol = f"root mean square (a clip is under {BLOCK} s: no loudness); not silent"
     if levels:
-        rows.append(_mean(name, levels, f"mean, {protocol}", unit))
+        rows.append(mean_row(name, levels, f"mean, {protocol}", unit))
         rows.append(_spread(f"{name}_spread", levels, f"of {name}", "dB"))
     timbres = [s.timbre for s in kept if s.timbre is not None]
     if timbres:
-        rows.append(_mean("spectral_centroid", [t.centroid for t in timbres], "mean over audible frames", "Hz"))
-        rows.append(_mean("spectral_flatness", [t.flatness for t in timbres], "0 a tone, 0.56 white noise"))
+        rows.append(mean_row("spectral_centroid", [t.centroid for t in timbres], "mean over audible frames", "Hz"))
+        rows.append(mean_row("spectral_flatness", [t.flatness for t in timbres], "0 a tone, 0.56 white noise"))
     return rows
 
 
@@ -219,70 +186,6 @@ def _class_rows(
     return rows
 
 
-def _real(held_out: Array, known: Array | None, called: str) -> _Real | None:
-    """The real clips' three parts; None where there are too few for any distance."""
-    if known is not None and len(held_out):
-        protocol = f"from {len(known):,} {called}; real: {{n:,}} of the reference"
-        distances = nearest(held_out, known)
-        return _Real(known, held_out, protocol, known, distances, f"of {len(held_out):,} clips of the reference")
-    whole = held_out if known is None else known
-    if len(whole) < 2:
-        return None
-    order = np.random.default_rng(0).permutation(len(whole))
-    target, real = whole[order[::2]], whole[order[1::2]]
-    what = "the reference" if known is None else called
-    protocol = f"from half of {what} ({len(target):,}); real: {{n:,}} of its other half"
-    if known is None:
-        return _Real(target, real, protocol)
-    return _Real(target, real, protocol, known, nearest(known, known, same=True), f"of {called} among themselves")
-
-
-def _set_rows(ours: Array, real: _Real, embed: Embedder, scores: Sequence[Scores], notes: list[str]) -> list[Row]:
-    """Distances between sets at one n, and the search for copies."""
-    draw = np.random.default_rng(1)
-    n = min(len(ours), len(real.real))
-    made, floor, target = (x[draw.permutation(len(x))] for x in (ours, real.real, real.target))
-    made, floor = made[:n], floor[:n]
-    protocol = f"{embed.name}; {real.protocol.format(n=n)}"
-    width = median_distance(target)
-    (value, error), (least, spread) = (kernel_distance(x, target, width) for x in (made, floor))
-    balls = target[:n]
-    (density, coverage), (dense, covered) = (density_coverage(x, balls, _NEIGHBOURS) for x in (made, floor))
-    near = f"{embed.name}; balls of {len(balls):,} real clips, out to neighbour {_NEIGHBOURS}"
-    rows = [
-        Row("frechet_distance", frechet(made, target), n, protocol, real=frechet(floor, target), better="lower"),
-        Row(
-            "kernel_distance",
-            1e3 * value,
-            n,
-            f"{protocol} (± {1e3 * Z95 * spread:.2g}); unbiased MMD², Gaussian kernel of median width",
-            "×10⁻³",
-            real=1e3 * least,
-            error=1e3 * Z95 * error,
-            better="lower",
-        ),
-        Row("density", density, n, f"{near}: how many a clip is in, over {_NEIGHBOURS}", real=dense, better="real"),
-        Row("coverage", 100 * coverage, n, f"{near}: how many hold a clip", "%", 100 * covered),
-    ]
-    if real.training is None or real.distances is None:
-        return rows
-    distances = nearest(ours, real.training)
-    for one, distance in zip((s for s in scores if not s.failure), distances, strict=True):
-        one.nearest = float(distance)
-    ratio, below = copied(distances, real.distances)
-    if not np.isfinite(ratio):
-        notes.append("most clips of the reference are among the training clips: copies cannot be told")
-        return rows
-    protocol = f"{embed.name}; median distance to the nearest, over that {real.copying}; 0: copies"
-    rows.append(Row("nearest_training_ratio", ratio, len(ours), protocol, real=1.0))
-    for quantile, part in below.items():
-        percent = round(100 * quantile)
-        protocol = f"{embed.name}; nearer to a training clip than {percent} % {real.copying}"
-        row = share(f"nearer_than_{percent}_percent", part * len(ours), len(ours), protocol)
-        rows.append(replace(row, real=100 * quantile, better="lower"))
-    return rows
-
-
 def _pair_rows(clips: Sequence[Waveform], held_out: Sequence[Waveform]) -> list[Row]:
     """Clips against the reference's of the same name, rate and length; none unless half of them have one."""
     named = {Path(wave.name).with_suffix("").as_posix(): wave for wave in held_out if wave.name}
@@ -298,17 +201,12 @@ def _pair_rows(clips: Sequence[Waveform], held_out: Sequence[Waveform]) -> list[
     log = [log_spectral_distance(a, b) for a, b, _ in pairs]
     mel = [mel_distance(a, b, preset) for a, b, preset in pairs]
     return [
-        _mean("stft_distance", stft, f"multi-resolution STFT (512, 1024, 2048) {with_name}", better="lower"),
-        _mean("log_spectral_distance", log, f"windows of 1024, {with_name}", "dB", "lower"),
-        _mean("mel_distance", mel, f"{', '.join(presets)}: mean |log-mel difference| {with_name}", "nats", "lower"),
+        mean_row("stft_distance", stft, f"multi-resolution STFT (512, 1024, 2048) {with_name}", better="lower"),
+        mean_row("log_spectral_distance", log, f"windows of 1024, {with_name}", "dB", better="lower"),
+        mean_row(
+            "mel_distance", mel, f"{', '.join(presets)}: mean |log-mel difference| {with_name}", "nats", better="lower"
+        ),
     ]
-
-
-def _mean(
-    name: str, values: Sequence[float], protocol: str, unit: str = "", better: Literal["lower", "real"] = "real"
-) -> Row:
-    error = Z95 * float(np.std(values)) / len(values) ** 0.5
-    return Row(name, float(np.mean(values)), len(values), protocol, unit, error=error, better=better)
 
 
 def _spread(name: str, values: Sequence[float], protocol: str, unit: str) -> Row:

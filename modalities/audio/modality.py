@@ -20,17 +20,18 @@ from noiseloom.core.samples import Sample
 from noiseloom.core.spaces import Euclidean
 
 from ..component import find_component
+from ..conditions import LABEL, REFERENCE, TEXT, Conditions, each
 from ..modality import MODALITIES, Layout, Modality, Plan, Run
 from ..report import Report
+from ..scale import moments
 from . import components  # noqa: F401  (registers them)
-from .conditions import Conditions
 from .data import Preparation, open_audio
 from .editing import Edit, closed, edit_of
-from .frames import Frames, Item, frames_of, moments, scale_warnings, statistics
+from .frames import Frames, Item, frames_of, scale_warnings, statistics
 from .inputs import Inputs
 from .known import random_known
 from .representation import REPRESENTATIONS, Mel, Representation, Wave
-from .request import DURATION, LABEL, REFERENCE, TEXT, AudioRequest, each
+from .request import DURATION, AudioRequest
 from .waveform import Waveform
 from .windows import windows
 
@@ -103,7 +104,7 @@ class Audio(Modality):
         if min(std) <= 0:
             raise ValueError("every std must be positive")
         self.mean, self.std = torch.tensor(list(mean)), torch.tensor(list(std))
-        self.conditions = Conditions(**conditions)
+        self.conditions = Conditions(**conditions, positive=(DURATION,))
         self.options = dict(preparation or {})
         self.preparation = self._preparation(self.representation, self.options)
         self.inputs = Inputs(self.preparation)
@@ -156,11 +157,11 @@ class Audio(Modality):
         built: Representation = REPRESENTATIONS.build(representation)
         clips = open_audio(source, "train", preparation=cls._preparation(built, preparation or {}), **dict(data or {}))
         frames = frames_of(clips, built)
-        mean, std = moments(frames)
+        mean, std = moments(frames.data)
         width = 2 * built.width if reference else None
         columns = {name: list(values) for name, values in clips.values.items()}
-        seconds = clips.samples / built.rate
-        conditions = Conditions.fitted(columns, seconds.tolist(), text, width, drop)
+        columns[DURATION] = [round(samples / built.rate, 4) for samples in clips.samples.tolist()]
+        conditions = Conditions.fitted(columns, text, width, drop)
         return cls(built, mean, std, conditions.config, preparation, **options)
 
     @staticmethod

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from math import isfinite
 from typing import Any
 
-LABEL, TEXT, DURATION, REFERENCE = "label", "text", "duration", "reference"  # conditions that have their own option
+from ..conditions import LABEL, TEXT, number
+
+DURATION = "duration"  # the condition in seconds that every sound has
 
 
 @dataclass
@@ -64,30 +65,6 @@ class AudioRequest:
         """Conditions by name, as they were given."""
         named = {LABEL: self.label, TEXT: self.text, DURATION: self.duration}
         return {name: value for name, value in {**named, **self.conditions}.items() if value is not None}
-
-
-def number(name: str, value: Any) -> float:
-    """A value that must be a finite number.
-
-    Raises:
-        ValueError: it is none.
-    """
-    try:
-        found = float("nan" if isinstance(value, bool) else value)
-    except (TypeError, ValueError):
-        found = float("nan")
-    if not isfinite(found):
-        raise ValueError(f"{name} must be a finite number, got {value!r}")
-    return found
-
-
-def each(name: str, value: Any, index: int) -> Any:
-    """The value of a sample: a list is walked through in turn."""
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        if not value:
-            raise ValueError(f"{name} is an empty list")
-        return value[index % len(value)]
-    return value
 
 
 def spans(values: Any) -> list[tuple[float, float]]:

@@ -126,7 +126,7 @@ class Vocos(Adapter):
         return {"backbone": backbone, "head": head}
 
     def build(self) -> nn.Module:
-        models, heads = require("vocos.models", "audio-vocoders"), require("vocos.heads", "vocoders")
+        models, heads = require("vocos.models", "audio-vocoders"), require("vocos.heads", "audio-vocoders")
         backbone, head = self.architecture["backbone"], self.architecture["head"]
         self.check(bands=backbone["input_channels"], n_fft=head["n_fft"], hop=head["hop_length"])
         overlap = -(-head["n_fft"] // head["hop_length"])

@@ -155,6 +155,33 @@ def test_guidance_that_cannot_act_is_an_error() -> None:
             GUIDANCE.build({"name": "classifier_free", **wrong}, denoise=denoise)
 
 
+def test_guidance_over_history_is_a_weighted_sum_of_scores() -> None:
+    """History guidance (Song et al. 2025): (1 - w) of the score without the known frames and w of that with them. Of
+    frames that correlate by r the next one is N(r h, 1 - r^2), or N(0, 1): both scores are linear, so is their sum."""
+    r, scale = 0.6, 1.8
+    given = torch.tensor([[0.7], [-1.2]], dtype=torch.float64)
+
+    def denoise(x: Tensor, t: Tensor, cond: Any = None, previous: Any = None) -> Estimate:
+        alpha, sigma = FLOW.alpha_sigma(t)
+        told = ~cond["given"].isnan()
+        mean, variance = torch.where(told, r * cond["given"], 0.0), 1 - r**2 * told.double()
+        return Estimate(mean + alpha * variance / (alpha**2 * variance + sigma**2) * (x - alpha * mean), x)
+
+    guided: Any = GUIDANCE.build(
+        {"name": "per_condition", "scales": {"given": scale}, "schedule": FLOW}, denoise=denoise
+    )
+    t = torch.tensor(0.3, dtype=torch.float64)
+    alpha, sigma = FLOW.alpha_sigma(t)
+    x = torch.randn(2, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def score(mean: Any, variance: float) -> Tensor:
+        return -(x - alpha * mean) / (alpha**2 * variance + sigma**2)
+
+    expected = (1 - scale) * score(0.0, 1.0) + scale * score(r * given, 1 - r**2)
+    x0 = guided(x, t, {"given": given, "label": torch.tensor([1, 2])}).x0
+    torch.testing.assert_close((alpha * x0 - x) / sigma**2, expected)
+
+
 def test_each_condition_has_its_own_scale() -> None:
     def denoise(x: Tensor, t: Any, cond: Any = None, previous: Any = None) -> Estimate:
         told = 1.0 * (cond["a"] >= 0) + 10.0 * (~cond["b"].isnan()) + 100.0 * (~cond["c"].isnan())

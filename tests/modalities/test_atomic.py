@@ -1,10 +1,10 @@
-"""Files that are whole or not there."""
+"""Files and folders that are whole or not there."""
 
 import os
 
 import pytest
 
-from noiseloom.modalities.atomic import CannotWrite, make_folder, remove, replacing, write, write_all
+from noiseloom.modalities.atomic import CannotWrite, make_folder, making_folder, remove, replacing, write, write_all
 
 
 def test_text_and_bytes_are_written_and_nothing_else_is_left(tmp_path):
@@ -56,3 +56,30 @@ def test_what_cannot_be_written_is_told_in_one_line(tmp_path):
         remove(tmp_path / "folder")
     assert sorted(os.listdir(tmp_path)) == ["folder", "taken"]
     assert isinstance(CannotWrite("x"), OSError)
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path):
+    def stops():
+        with making_folder(tmp_path / "a") as partial:
+            write(partial / "half", b"1")
+            raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        stops()
+    assert os.listdir(tmp_path) == []
+    with making_folder(tmp_path / "a") as partial:
+        write(partial / "whole", b"2")
+        assert os.listdir(tmp_path) == [partial.name]
+    assert os.listdir(tmp_path) == ["a"]
+    with making_folder(tmp_path / "a") as partial:  # another process was faster: its folder stays
+        write(partial / "late", b"3")
+    assert (os.listdir(tmp_path), os.listdir(tmp_path / "a")) == (["a"], ["whole"])
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    write(tmp_path / "file", b"")
+    with pytest.raises(CannotWrite, match="cannot make the folder"), making_folder(tmp_path / "file" / "a"):
+        pass
+    with pytest.raises(CannotWrite, match="cannot make the folder"), making_folder(tmp_path / "file"):
+        pass
+    assert os.listdir(tmp_path) == ["file"]

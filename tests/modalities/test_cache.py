@@ -153,3 +153,13 @@ def test_no_pickle_is_read() -> None:
     calls: list[int] = []
     make(calls=calls)
     assert calls == [1]
+
+
+def test_bytes_are_kept_as_they_are() -> None:
+    def build(writer: Writer) -> None:
+        for length in (3, 0, 5):
+            writer.add(np.arange(250, 250 + length, dtype=np.uint8))
+
+    arrays = cached_arrays("test", {}, build, dtype="uint8")
+    assert arrays.data.dtype == np.uint8
+    assert [item.tolist() for item in arrays] == [[250, 251, 252], [], [250, 251, 252, 253, 254]]

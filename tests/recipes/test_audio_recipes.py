@@ -20,8 +20,9 @@ import torch
 from omegaconf import OmegaConf
 
 from noiseloom.modalities.audio.data import Preparation, open_audio
-from noiseloom.modalities.audio.sources import SPLITS, find_clips
+from noiseloom.modalities.audio.sources import find_clips
 from noiseloom.modalities.audio.tiny import INSTRUMENTS, KEYS, NOTES_TINY
+from noiseloom.modalities.listing import SPLITS
 from noiseloom.recipes.cli import main
 from noiseloom.recipes.train import Recipe
 from noiseloom.recipes.train_schema import TrainConfig

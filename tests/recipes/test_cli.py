@@ -140,19 +140,43 @@ def test_values_that_hydra_cannot_read_are_taken_as_they_are(noiseloom: Any) -> 
     assert config.request == written
 
 
+def test_a_comma_is_part_of_a_value_unless_it_is_a_sweep(noiseloom: Any) -> None:
+    written = {"label": "3,8", "text": "a bell, far away", "input": "a,b.mp4", "it": "it's,so", "c": "a,b\\"}
+    line = ["checkpoint=x", "out=a,b", *(f"{key}={value}" for key, value in written.items())]
+    (config,) = noiseloom("sample", *line).configs
+    assert config.request == written
+    assert config.out == "a,b"
+    lists = ["label=[3,8]", "frames=[[0,1],[2,3]]", "crop={a:1,b:2}", "text='3,8'", 'also="3,8"']
+    (config,) = noiseloom("sample", "checkpoint=x", *lists).configs
+    plain = {"label": [3, 8], "frames": [[0, 1], [2, 3]], "crop": {"a": 1, "b": 2}}
+    assert config.request == {**plain, "text": "3,8", "also": "3,8"}
+    for sweep in ("--multirun", "-m", "hydra.mode=MULTIRUN"):
+        configs = noiseloom("sample", "checkpoint=x", "label=3,8", "text='3,8'", sweep).configs
+        assert [c.request for c in configs] == [{"label": label, "text": "3,8"} for label in (3, 8)]
+
+
 def test_what_is_registered_is_chosen_by_name_and_given_options(noiseloom: Any) -> None:
     (config,) = noiseloom("sample", "checkpoint=x", "sampler=ddim", "sampler.eta=1", "schedule=cosine").configs
     assert config.sampler == {"name": "ddim", "eta": 1}
     assert config.schedule == {"name": "cosine"}
     assert (config.grid, config.steps) == ({}, None)  # the checkpoint's own
+    line = ["order=pyramid", "order.lag=2", "caching=first_block", "caching.threshold=0.05"]
+    (config,) = noiseloom("sample", "checkpoint=x", *line).configs
+    assert config.order == {"name": "pyramid", "lag": 2}
+    assert config.caching == {"name": "first_block", "threshold": 0.05}
 
 
 def test_guidance_is_classifier_free_unless_another_is_named(noiseloom: Any) -> None:
     for line, meant in (
         ("guidance=2", {"name": "classifier_free", "scale": 2}),
         ("guidance.scale=1.5", {"name": "classifier_free", "scale": 1.5}),
+        ("guidance=2 guidance.interval=[0.3,5]", {"name": "classifier_free", "scale": 2, "interval": [0.3, 5]}),
+        (
+            "guidance=per_condition guidance.scales.given=1.5 guidance.scales.label=3",  # guidance over history
+            {"name": "per_condition", "scales": {"given": 1.5, "label": 3}},
+        ),
     ):
-        (config,) = noiseloom("sample", "checkpoint=x", line).configs
+        (config,) = noiseloom("sample", "checkpoint=x", *line.split()).configs
         assert config.guidance == meant
 
 
@@ -174,12 +198,14 @@ def test_badly_asked_is_one_line_with_the_choices(noiseloom: Any) -> None:
         noiseloom("trian"), "unknown command 'trian'", "Did you mean 'train'?", "demo, train, sample, evaluate, list"
     )
     one_line(noiseloom("train"), "which recipe?", "molecules/qm9-tiny")
+    one_line(noiseloom("train", "recipe=molecules/qm,audio/tiny"), "unknown recipe 'molecules/qm,audio/tiny'")
     one_line(noiseloom("train", "recipe=molecules/qm"), "unknown recipe 'molecules/qm'", "molecules/qm9-tiny")
     one_line(
         noiseloom("train", TINY, "trainer.stesp=1"), "'trainer.stesp'", "Did you mean 'trainer.steps'?", "trainer.lr"
     )
     one_line(noiseloom("train", TINY, "steps=1"), "'steps'", "Did you mean 'trainer.steps'?")
     one_line(noiseloom("train", TINY, "trainer.steps=many"), "trainer.steps", "'many'", "Integer")
+    one_line(noiseloom("train", TINY, "trainer.steps=1,2"), "trainer.steps", "'1,2'", "add --multirun")
     one_line(noiseloom("train", TINY, "trainer.decay=slow"), "'slow'", "cosine")
     one_line(noiseloom("train", TINY, "network=gnn"), "unknown network 'gnn'", "dit")
     one_line(noiseloom("train", TINY, "network.wdith=3"), "'wdith'", "network.width")

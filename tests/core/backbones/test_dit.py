@@ -8,23 +8,13 @@ import torch
 from torch import Tensor
 
 from noiseloom.core.backbones import NETWORKS, DiT
+from noiseloom.core.conditioning import drop
+from noiseloom.core.denoiser import Denoiser
+from noiseloom.core.guidance import ClassifierFree, PerCondition
+from noiseloom.core.randomness import sample_generators
+from tests.core.backbones.small import SMALL, awake, differ, random, same
 
-SMALL = {"width": 32, "depth": 2, "heads": 2}
 EVERYTHING = {"labels": 5, "scalars": ("pitch", "level"), "context_dim": 6, "self_condition": True}
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def awake(channels: int = 3, patch: tuple[int, ...] = (2, 2), **options: Any) -> DiT:
-    """A small network whose zeros are broken, so that everything can have an effect; the same for the same options."""
-    torch.manual_seed(0)
-    net = DiT(channels, patch, **SMALL | options)
-    with torch.no_grad():
-        for i, parameter in enumerate(net.parameters()):
-            parameter += 0.1 * random(*parameter.shape, seed=i)
-    return net
 
 
 def conditions(batch: int) -> dict[str, Tensor]:
@@ -35,15 +25,6 @@ def conditions(batch: int) -> dict[str, Tensor]:
         "context": random(batch, 4, 6, seed=3),
         "context_mask": torch.tensor([[True, True, True, False]]).repeat(batch, 1),
     }
-
-
-def same(a: Tensor, b: Tensor, atol: float = 2e-5) -> None:
-    torch.testing.assert_close(a, b, atol=atol, rtol=1e-4)
-
-
-def differ(a: Tensor, b: Tensor) -> None:
-    assert a.shape == b.shape
-    assert (a - b).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(("patch", "grid"), [((2,), (9,)), ((1, 2), (5, 7)), ((1, 2, 2), (3, 4, 5))])
@@ -224,6 +205,53 @@ def test_what_is_not_configured_is_ignored() -> None:
     net = awake()
     x, t = random(2, 3, 4, 4), torch.rand(2)
     same(net(x, t, conditions(2), previous=x), net(x, t), 0)
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("options", [{}, {"self_condition": True}, {"element_times": True, "self_condition": True}])
+def test_maps_are_further_channels(last: bool, options: dict[str, Any]) -> None:
+    """A sample whose grid patches do not divide, with padding and a time for each frame; NaN is not given."""
+    net = awake(patch=(1, 2, 2), concat={"given": 2, "layout": 1}, channels_last=last, **options)
+    at = -1 if last else 1
+    x, given, layout = (random(3, n, 2, 3, 5, seed=n).movedim(1, at) for n in (3, 2, 1))
+    t, mask = torch.rand(3, 2), torch.ones(3, 2, 3, 5, dtype=torch.bool)
+    mask[0, :, 2], mask[1, 1] = False, False
+    cond = {"given": given, "layout": layout, "mask": mask}
+    expected = net(x, t, cond, previous=x)
+    for name in ("given", "layout"):
+        differ(net(x, t, {key: value for key, value in cond.items() if key != name}, previous=x), expected)
+        absent = net(x, t, cond | {name: torch.full_like(cond[name], math.nan)}, previous=x)
+        same(absent, net(x, t, cond | {name: torch.zeros_like(cond[name])}, previous=x), 0)
+        same(absent, net(x, t, {key: value for key, value in cond.items() if key != name}, previous=x), 0)
+    padded = torch.where(mask.unsqueeze(at), given, math.nan)  # what lies in the padding says nothing
+    same(net(x, t, cond | {"given": padded}, previous=x), expected, 0)
+    padded[(2, ..., 0) if last else (2, 0)][1, 2, 3] = math.nan  # one NaN at a real element takes all
+    out = net(x, t, cond | {"given": padded}, previous=x)
+    same(out[:2], expected[:2])
+    same(out[2], net(x, t, {"layout": layout, "mask": mask}, previous=x)[2])
+
+
+def test_maps_are_dropped_and_guided_by_name() -> None:
+    net = awake(channels=2, patch=(1, 2), channels_last=True, labels=5, concat={"given": 3})
+    x, t = random(4, 3, 4, 2), torch.rand(4, dtype=torch.float64)
+    cond = {"given": random(4, 3, 4, 3), "label": torch.arange(4)}
+    dropped = drop(cond, {"given": 0.5}, sample_generators(0, range(4)))
+    gone = dropped["given"].isnan().flatten(1).any(1)
+    assert 0 < gone.sum() < 4
+    assert torch.equal(dropped["given"][~gone], cond["given"][~gone])
+    without = net(x, t, cond | {"given": torch.zeros_like(cond["given"])})
+    same(net(x, t, dropped), torch.where(gone[:, None, None, None], without, net(x, t, cond)))
+
+    denoise = Denoiser(net)
+    none, some = (denoise(x, t, one).x0 for one in ({"label": cond["label"]}, cond))
+    same(PerCondition(denoise, {"given": 3.0})(x, t, cond).x0, none + 3 * (some - none))
+    same(ClassifierFree(denoise, 3.0, keep=("label",))(x, t, cond).x0, none + 3 * (some - none))
+
+
+def test_a_map_on_another_grid_is_refused() -> None:
+    net = awake(concat={"given": 2})
+    with pytest.raises(ValueError, match=r"given .*\(2, 2, 4, 5\).* fit \(2, 2, 4, 4\)"):
+        net(random(2, 3, 4, 4), 0.5, {"given": random(2, 2, 4, 5)})
 
 
 def test_spacing_of_a_sample() -> None:

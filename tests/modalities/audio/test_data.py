@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from noiseloom.modalities.audio.account import histogram
+from noiseloom.modalities.account import histogram
 from noiseloom.modalities.audio.data import AudioSet, Preparation, open_audio
 from noiseloom.modalities.audio.levels import rms
 from noiseloom.modalities.extras import data_folder

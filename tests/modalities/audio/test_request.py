@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from noiseloom.core.pipeline import Pipeline
-from noiseloom.modalities.audio.request import AudioRequest, each, spans
+from noiseloom.modalities.audio.request import AudioRequest, spans
 
 from .conftest import clip, write
 
@@ -33,13 +33,6 @@ def test_spans_are_read_and_put_in_order() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             spans(wrong)
-
-
-def test_lists_are_walked_through_in_turn() -> None:
-    assert [each("label", ["a", "b"], i) for i in range(3)] == ["a", "b", "a"]
-    assert each("text", "ab", 1) == "ab"
-    with pytest.raises(ValueError, match="label is an empty list"):
-        each("label", [], 0)
 
 
 def test_what_is_asked_is_collected() -> None:

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from noiseloom.modalities.audio.sources import NAMED, Clip, Listing, find_clips
+from noiseloom.modalities.audio.sources import NAMED, find_clips
 from noiseloom.modalities.extras import data_folder
+from noiseloom.modalities.listing import Found, Listing
 
 soundfile = pytest.importorskip("soundfile")
 
@@ -43,7 +44,7 @@ def pack(folder: Path, tar: Path, top: str = "") -> Path:
     return tar
 
 
-def by_name(listing: Listing) -> dict[str, Clip]:
+def by_name(listing: Listing) -> dict[str, Found]:
     return {clip.name: clip for clip in listing.clips}
 
 
@@ -263,7 +264,7 @@ def test_an_archive_of_other_content_is_refused(tmp_path: Path, monkeypatch: pyt
         find_clips("fsdd")
 
 
-def named(name: str, **options: Any) -> list[Clip]:
+def named(name: str, **options: Any) -> list[Found]:
     if not (data_folder() / f"{name}.tar").is_file():
         pytest.skip(f"{name}.tar is not in {data_folder()}")
     return find_clips(name, **options).clips

@@ -1,8 +1,8 @@
-"""What a model of sounds can be told, and what it is told by default."""
+"""What a model can be told, and what it is told by default."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -16,7 +16,7 @@ from noiseloom.core.conditioning import given, null
 from noiseloom.core.denoiser import Denoiser
 from noiseloom.core.guidance import GUIDANCE
 from noiseloom.core.randomness import sample_generators
-from noiseloom.modalities.audio.conditions import Conditions
+from noiseloom.modalities.conditions import Conditions, each
 from noiseloom.modalities.text import TEXT_ENCODERS, TextEncoder
 
 COLUMNS: dict[str, Any] = {
@@ -46,7 +46,13 @@ class Words(TextEncoder):
 
 
 def fitted(**options: Any) -> Conditions:
-    return Conditions.fitted(COLUMNS, SECONDS, **options)
+    conditions = Conditions.fitted({**COLUMNS, "duration": SECONDS}, **options)
+    return replace(conditions, positive=("duration",))
+
+
+def sets(values: list[str] | None = None, **columns: Any) -> Conditions:
+    """Digits, up to three of them."""
+    return Conditions.fitted({"label": values or ["3", "8,3", "", "10", "8", "3,3,10", "3,8"], **columns})
 
 
 def network(conditions: Conditions) -> Denoiser:
@@ -65,7 +71,7 @@ def test_words_are_classes_and_numbers_numbers() -> None:
     assert conditions.numbers["duration"]["mean"] == pytest.approx(0.3)
     assert conditions.numbers["still"]["std"] == 0.5  # not so small that 51 is a million deviations off
     assert conditions.names == ["label", "type", "pitch", "still", "duration"]
-    again = Conditions(**conditions.config)
+    again = Conditions(**conditions.config, positive=("duration",))
     assert again == conditions
 
 
@@ -164,11 +170,18 @@ def test_conditions_are_dropped_by_their_own_rates(text: str) -> None:
     assert kept["mask"].all()
 
 
+def test_lists_are_walked_through_in_turn() -> None:
+    assert [each("label", ["a", "b"], i) for i in range(3)] == ["a", "b", "a"]
+    assert each("text", "ab", 1) == "ab"
+    with pytest.raises(ValueError, match="label is an empty list"):
+        each("label", [], 0)
+
+
 def test_names_that_mean_something_else_are_refused() -> None:
-    for name in ("mask", "context", "spacing", "pad_mask"):
+    for name in ("mask", "context", "spacing", "given", "pad_mask"):
         with pytest.raises(ValueError, match=f"no condition can be called '{name}'"):
-            Conditions.fitted({name: ["a", "b"]}, [1.0, 2.0])
-    odd = Conditions.fitted({"type": ["a", "b"], "keys": ["c", "d"], "a.b": ["e", "f"]}, [1.0, 2.0])
+            Conditions.fitted({name: ["a", "b"]})
+    odd = Conditions.fitted({"type": ["a", "b"], "keys": ["c", "d"], "a.b": ["e", "f"]})
     denoiser = network(odd)  # names that a module has for itself
     out = [denoiser(torch.ones(1, 2, 3), 0.5, odd.tensors([{name: value}])).x0 for name, value in
            (("type", "a"), ("type", "b"), ("keys", "c"), ("a.b", "f"))]  # fmt: skip
@@ -177,4 +190,88 @@ def test_names_that_mean_something_else_are_refused() -> None:
 
 def test_a_text_encoder_needs_texts() -> None:
     with pytest.raises(ValueError, match="no column 'text'"):
-        Conditions.fitted({"label": ["a"]}, [1.0], text="characters")
+        Conditions.fitted({"label": ["a"]}, text="characters")
+
+
+def test_a_value_may_be_a_set_of_classes() -> None:
+    conditions = sets()
+    assert conditions.labels == {"label": ["3", "8", "10"]}
+    assert conditions.slots == {"label": 3}
+    assert conditions.rows["label"] == ["3", "3,8", "", "10", "8", "3,3,10", "3,8"]
+    assert conditions.network_options()["labels"] == {"label": 4}  # one more: nothing
+    assert Conditions(**conditions.config) == conditions
+    told = [{"label": "10,3"}, {"label": 8}, {}, {"label": "3,3,3"}, {"label": "3,9"}, {"label": "3,3,3,3"}]
+    assert conditions.tensors(told)["label"].tolist() == [
+        [0, 2, 3],
+        [1, 3, 3],
+        [-1, -1, -1],
+        [0, 0, 0],
+        [-1, -1, -1],  # held out: a class, and a number of them, that training did not have
+        [-1, -1, -1],
+    ]
+
+
+def test_classes_with_a_comma_are_one_where_the_parts_are_none() -> None:
+    for values in (["dog", "dog, barking", "cat"], ["Bach, J", "Bach, C"], ["a", "b", "a,b", "a,c"]):
+        conditions = sets(values)
+        assert conditions.labels == {"label": sorted(values)}
+        assert (conditions.slots, conditions.network_options()["labels"]) == ({}, {"label": len(values)})
+        assert conditions.tensors([{"label": values[1]}])["label"].tolist() == [sorted(values).index(values[1])]
+        assert conditions.checked({"label": values[1]}) == {"label": values[1]}
+
+
+@pytest.mark.parametrize("asked", ["3,8", "8, 3", [3, 8], (8.0, "3"), ["8", 3]])
+def test_a_set_can_be_asked_for_in_several_ways(asked: Any) -> None:
+    assert sets().checked({"label": asked}) == {"label": "3,8"}
+
+
+def test_sets_are_asked_for_one_a_sample() -> None:
+    asked = [each("label", [[3, 8], [10], 8, "10,3"], index) for index in range(5)]
+    assert [sets().checked({"label": one})["label"] for one in asked] == ["3,8", "10", "8", "3,10", "3,8"]
+    assert [each("label", "3,8", index) for index in range(2)] == ["3,8", "3,8"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ("3,7", "unknown label '7'. Choices: 3, 8, 10"),
+        ([3, 7], "unknown label '7'. Choices: 3, 8, 10"),
+        ("3,", "unknown label ''"),
+        ([], "unknown label ''"),
+        ("3,3,8,8", "label holds at most 3 classes, not 4: '3,3,8,8'"),
+        ([10, 10, 8, 3], "label holds at most 3 classes, not 4"),
+    ],
+)
+def test_sets_that_cannot_be_told(asked: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        sets().checked({"label": asked})
+
+
+def test_what_is_not_asked_comes_from_an_item_with_that_set() -> None:
+    conditions = sets(fps=[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0])
+    assert {conditions.drawn({"label": [8, 3]}, seed)["fps"] for seed in range(30)} == {2.0, 7.0}
+    assert {conditions.drawn({"label": 3}, seed)["fps"] for seed in range(30)} == {1.0}
+    assert len({conditions.drawn({"label": "8,8"}, seed)["fps"] for seed in range(60)}) == 7  # there is none
+    assert {conditions.drawn({}, seed).get("label") for seed in range(60)} == {"3", "8", "10", "3,8", "3,3,10", None}
+
+
+def test_sets_reach_the_network_whatever_their_order_and_can_be_left_out() -> None:
+    conditions = sets()
+    denoiser, x = network(conditions), torch.randn(1, 6, 3, generator=torch.Generator().manual_seed(1))
+
+    def made(value: Any) -> Tensor:
+        return denoiser(x, 0.5, conditions.tensors([{"label": value}])).x0.detach()
+
+    assert torch.equal(made("3,8"), made("8,3"))
+    outputs = [made(value) for value in (None, "3", "3,3", "3,8", "8", "3,3,8")]
+    assert all((a - b).abs().max() > 1e-4 for a, b in pairwise([*outputs, outputs[0]]))
+    cond: dict[str, Any] = conditions.tensors([{"label": "3,8"}])
+    assert torch.equal(null(cond)["label"], conditions.tensors([{}])["label"])  # type: ignore[index]
+    gone = conditions.dropped({"label": cond["label"].expand(400, -1)}, sample_generators(0, range(400)))["label"]
+    assert ((gone == -1).all(1) | (gone == cond["label"]).all(1)).all()
+    assert (gone[:, 0] == -1).double().mean() == pytest.approx(0.19, abs=0.08)  # four standard errors
+
+
+def test_nothing_but_a_text_or_nothing_at_all() -> None:
+    assert Conditions.fitted({}).drawn({}, 0) == {}
+    assert Conditions.fitted({"text": ["a", "b"]}, text="characters").drawn({"text": "c"}, 0) == {"text": "c"}

@@ -1,10 +1,11 @@
-"""What a model of sounds can be told: classes, numbers, a text, a reference clip; and what it is told by default."""
+"""What a model can be told: classes, sets of classes, numbers, a text, a reference; and what it is told by default."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,12 @@ from noiseloom.core.conditioning import drop
 from noiseloom.core.randomness import generator
 from noiseloom.core.registry import unknown
 
-from ..text import TEXT_ENCODERS, TextEncoder
-from .request import DURATION, LABEL, REFERENCE, TEXT, number
+from .text import TEXT_ENCODERS, TextEncoder
 
+LABEL, TEXT, REFERENCE = "label", "text", "reference"  # conditions that have their own option
 CONTEXT = "context"  # what the network calls a text that is a sequence
-_TAKEN = ("mask", "known", "spacing", CONTEXT, REFERENCE, TEXT, "all")  # names that no column can have
-_ROWS = 1000  # training clips whose conditions are remembered
+_TAKEN = ("mask", "known", "given", "spacing", CONTEXT, REFERENCE, TEXT, "all")  # names that no column can have
+_ROWS = 1000  # training items whose conditions are remembered
 _ROW_KEY = -6  # a key of generators
 
 
@@ -29,12 +30,15 @@ class Conditions:
     """The conditions of one model.
 
     Attributes:
-        labels: the values of each kind of class.
-        numbers: mean and std of each number; ``duration`` in seconds is always among them.
-        rows: conditions of training clips, by name: what is not asked for is drawn from them.
+        labels: the classes of each kind.
+        numbers: mean and std of each number.
+        rows: conditions of training items, by name: what is not asked for is drawn from them.
         text: the spec of a text encoder, with the ``dim`` of its vectors; None: no texts.
-        reference: the width of a reference's statistics; None: no references.
+        reference: the width of a reference's vector; None: no references.
         drop: probability of leaving out each condition in training, and ``all`` of them; 0.1 where nothing is said.
+        slots: the most classes that one item has, for the kinds of which it may have several. Such a value is written
+            "3,8", in the order of the classes, with repetition.
+        positive: numbers that are above 0, such as a duration: the modality says so, it is not part of ``config``.
 
     Raises:
         ValueError: a name that means something else, or a probability of what is no condition.
@@ -46,6 +50,8 @@ class Conditions:
     text: Mapping[str, Any] | None = None
     reference: int | None = None
     drop: Mapping[str, float] | None = None
+    slots: Mapping[str, int] = field(default_factory=dict)
+    positive: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         for name in (*self.labels, *self.numbers):
@@ -62,39 +68,48 @@ class Conditions:
     def fitted(
         cls,
         columns: Mapping[str, Sequence[Any]],
-        seconds: Sequence[float],
         text: Mapping[str, Any] | str | None = None,
         reference: int | None = None,
         drop: Mapping[str, float] | None = None,
     ) -> Conditions:
         """The conditions that a training set's columns offer: strings are classes, numbers numbers.
 
+        Strings some of which are classes of others between commas, as "3,8" is beside "3" and "8", are sets of classes.
+
         Args:
-            columns: values of every clip by name; "" and NaN where a clip has none.
-            seconds: its length.
+            columns: values of every item by name, of equal length; "" and NaN where an item has none.
             text: the encoder of the column ``text``; without one it is left out.
 
         Raises:
             ValueError: a text encoder, and no column ``text``.
         """
-        columns = {**columns, DURATION: [round(float(s), 4) for s in seconds]}
+        columns = dict(columns)
         texts = columns.pop(TEXT, None)
-        labels, numbers = {}, {}
+        labels: dict[str, list[str]] = {}
+        numbers, slots = {}, {}
         for name, values in columns.items():
-            if all(isinstance(value, str) for value in values):
-                labels[name] = sorted({value for value in values if value}, key=_natural)
-            else:
+            if not all(isinstance(value, str) for value in values):
                 numbers[name] = _moments(values)
+                continue
+            words = {value for value in values if value}
+            several = {value: _members(value) for value in words if "," in value}
+            alone = words - several.keys()
+            if several and alone.issuperset(part for parts in several.values() for part in parts):
+                words, slots[name] = alone, max(len(parts) for parts in several.values())
+            labels[name] = sorted(words, key=_natural)
+            if name in slots:
+                columns[name] = [_joined(_members(value), labels[name]) if value else "" for value in values]
         labels = {LABEL: labels.pop(LABEL), **labels} if LABEL in labels else labels
-        chosen = np.unique(np.linspace(0, len(seconds) - 1, min(len(seconds), _ROWS)).astype(int))
+        count = len(next(iter(columns.values()), ()))
+        chosen = np.unique(np.linspace(0, count - 1, min(count, _ROWS)).astype(int))
         rows = {name: [_plain(values[i]) for i in chosen] for name, values in columns.items()}
         spec: dict[str, Any] | None = None
         if text:
             if texts is None:
-                raise ValueError(f"texts are asked for, but the clips have no column {TEXT!r}. Columns: {[*columns]}")
+                raise ValueError(f"texts are asked for, but the data has no column {TEXT!r}. Columns: {[*columns]}")
             spec = {"name": text} if isinstance(text, str) else dict(text)
             spec["dim"] = TEXT_ENCODERS.build(spec).dim
-        return cls(labels, numbers, rows, spec, reference, drop)
+        return cls(labels, numbers, rows, spec, reference, drop, slots)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -106,12 +121,13 @@ class Conditions:
             "text": None if self.text is None else dict(self.text),
             "reference": self.reference,
             "drop": None if self.drop is None else dict(self.drop),
+            "slots": dict(self.slots),
         }
 
     def network_options(self) -> dict[str, Any]:
-        """What the DiT must be told."""
+        """What the DiT must be told. Of a set's classes the last is "nothing", in the slots that are not used."""
         told: dict[str, Any] = {
-            "labels": {name: len(values) for name, values in self.labels.items()},
+            "labels": {name: len(values) + (name in self.slots) for name, values in self.labels.items()},
             "scalars": list(self.numbers),
             "vectors": {} if self.reference is None else {REFERENCE: self.reference},
         }
@@ -123,11 +139,15 @@ class Conditions:
         return {**told, "context_dim": dim}
 
     def tensors(self, values: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """Conditions of a batch from values by name; -1 and NaN where a sample has none."""
+        """Conditions of a batch from values by name; -1 and NaN where a sample has none. Classes are (batch,) indices,
+        sets of them (batch, slots)."""
         cond: dict[str, Tensor] = {}
         for name, known in self.labels.items():
             place = {value: index for index, value in enumerate(known)}
-            cond[name] = torch.tensor([place.get(_word(own.get(name)), -1) for own in values])
+            if name in self.slots:
+                cond[name] = torch.tensor([self._filled(place, own.get(name), self.slots[name]) for own in values])
+            else:
+                cond[name] = torch.tensor([place.get(_word(own.get(name)), -1) for own in values])
         for name in self.numbers:
             cond[name] = self.standardised(name, [own.get(name) for own in values])
         if self._encoder is not None:
@@ -135,6 +155,14 @@ class Conditions:
             # Pooled ones have unit length: the numbers get unit variance.
             cond |= {TEXT: encoded * encoded.shape[-1] ** 0.5} if self._encoder.pooled else {CONTEXT: encoded}
         return cond
+
+    @staticmethod
+    def _filled(place: Mapping[str, int], value: Any, slots: int) -> list[int]:
+        """The classes of a set, sorted, then nothing; all -1 where there is none, or one that cannot be told."""
+        found = sorted(place.get(word, -1) for word in _members(value))
+        if found[0] < 0 or len(found) > slots:
+            return [-1] * slots
+        return found + [len(place)] * (slots - len(found))
 
     def standardised(self, name: str, values: Sequence[Any]) -> Tensor:
         """A number of a batch as the network is told it; NaN for None."""
@@ -157,38 +185,45 @@ class Conditions:
         return [*self.labels, *self.numbers, *([TEXT] if self.text is not None else [])]
 
     def checked(self, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """What is asked: classes as the words that they are, numbers as numbers.
+        """What is asked: classes as the words that they are, numbers as numbers. A set of classes may be "8,3", [3, 8]
+        or one of them; it becomes "3,8".
 
         Raises:
-            ValueError: a condition or class that the model does not know (the message lists the choices), or a value
-                that is none.
+            ValueError: a condition or class that the model does not know (the message lists the choices), more classes
+                than it has slots for, or a value that is none.
         """
         values: dict[str, Any] = {}
         for name, value in asked.items():
             if name not in self.names:
                 raise ValueError(unknown("condition", name, self.names))
             if name in self.labels:
-                values[name] = _word(value)
-                if values[name] not in self.labels[name]:
-                    raise ValueError(unknown(name, values[name], self.labels[name]))
+                words = _members(value) if name in self.slots else [_word(value)]
+                for word in words:
+                    if word not in self.labels[name]:
+                        raise ValueError(unknown(name, word, self.labels[name]))
+                if len(words) > (most := self.slots.get(name, 1)):
+                    raise ValueError(f"{name} holds at most {most} classes, not {len(words)}: {value!r}")
+                values[name] = _joined(words, self.labels[name])
             elif name in self.numbers:
                 values[name] = number(name, value)
-                if name == DURATION and values[name] <= 0:
+                if name in self.positive and values[name] <= 0:
                     raise ValueError(f"{name} must be positive, got {value}")
             else:
                 values[name] = str(value)
         return values
 
     def drawn(self, asked: Mapping[str, Any], seed: int) -> dict[str, Any]:
-        """What is asked, and for the rest the values of one training clip that has the classes asked for.
+        """What is asked, and for the rest the values of one training item that has the classes asked for.
 
-        Where a text is asked for, classes that are not are left open: the text says what the sound is.
+        Where a text is asked for, classes that are not are left open: the text says what it is.
 
         Raises:
             ValueError: see ``checked``.
         """
         asked = self.checked(asked)
-        rows = np.ones(len(self.rows[DURATION]), dtype=bool)
+        if not self.rows:
+            return asked
+        rows = np.ones(len(next(iter(self.rows.values()))), dtype=bool)
         for name in self.labels:
             if name in asked:
                 same = np.array([value == asked[name] for value in self.rows[name]])
@@ -207,6 +242,30 @@ class Conditions:
         return TEXT_ENCODERS.build({key: value for key, value in self.text.items() if key != "dim"})
 
 
+def number(name: str, value: Any) -> float:
+    """A value that must be a finite number.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        found = float("nan" if isinstance(value, bool) else value)
+    except (TypeError, ValueError):
+        found = float("nan")
+    if not isfinite(found):
+        raise ValueError(f"{name} must be a finite number, got {value!r}")
+    return found
+
+
+def each(name: str, value: Any, index: int) -> Any:
+    """The value of a sample: a list is walked through in turn."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        if not value:
+            raise ValueError(f"{name} is an empty list")
+        return value[index % len(value)]
+    return value
+
+
 def _moments(values: Sequence[Any]) -> dict[str, float]:
     """Mean and standard deviation; of numbers that hardly differ, a hundredth of the mean."""
     known = np.array([float(v) for v in values if v is not None and np.isfinite(v)] or [0.0])
@@ -219,6 +278,18 @@ def _word(value: Any) -> str:
     if value is None:
         return ""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _members(value: Any) -> list[str]:
+    """The classes of a set, at least one: of "3,8", [3, 8] or a class alone."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_word(part) for part in value] or [""]
+    return [part.strip() for part in _word(value).split(",")]
+
+
+def _joined(words: Sequence[str], known: Sequence[str]) -> str:
+    """A set as one word, in the order of all classes."""
+    return ",".join(sorted(words, key=known.index))
 
 
 def _plain(value: Any) -> Any:

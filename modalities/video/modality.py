@@ -1,0 +1,308 @@
+"""Video: clips as latents or pixels, told by classes, texts, numbers, and by whatever pixels are known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+
+from noiseloom.core.objectives import Example
+from noiseloom.core.registry import unknown
+from noiseloom.core.samples import Sample
+from noiseloom.core.spaces import Euclidean
+
+from ..component import find_component
+from ..conditions import LABEL, TEXT, Conditions, each
+from ..modality import MODALITIES, Layout, Modality, Plan, Run
+from ..report import Report
+from ..scale import moments
+from ..scale import moments
+from . import components  # noqa: F401  (registers them)
+from .clip import Clip
+from .data import Preparation, open_video
+from .inputs import Given, given, joined, opened
+from .known import GIVEN, given_cells, given_width
+from .latents import Item, Latents, latents_of, scale_warnings
+from .representation import REPRESENTATIONS, Representation
+from .request import VideoRequest
+from .tasks import random_known
+from .windows import VideoLayout, windows
+
+
+@dataclass(frozen=True)
+class VideoPlan(Plan):
+    """What one video is to be; ``index`` says which of several inputs it has."""
+
+    index: int = 0
+
+
+@MODALITIES.register("video")
+class Video(Modality):
+    """Clips in one representation.
+
+    Args:
+        representation: ``{"name": "latent" | "pixels" | "diffusers", options}``.
+        mean, std: of each number of a latent position over the training data.
+        conditions: what the model can be told, see ``Conditions``.
+        size: height and width that it makes by default.
+        fps: frames a second of the training data.
+        preparation: options of ``Preparation``, what clips go through before training.
+        known_rate: the share of training clips of which pixels are known, for all tasks but generating.
+        prediction: what the network says. The noise in ``velocity`` needs a network wider than a token has numbers;
+            ``x0`` does not.
+        judge: a judge component that looks at samples when they are scored; None: they are scored without one.
+        judge_figures: what it scored on real clips.
+    """
+
+    name = "video"
+    Request = VideoRequest
+
+    def __init__(
+        self,
+        representation: Mapping[str, Any] | Representation,
+        mean: Sequence[float],
+        std: Sequence[float],
+        conditions: Mapping[str, Any],
+        size: Sequence[int] = (64, 64),
+        fps: float = 10.0,
+        preparation: Mapping[str, Any] | None = None,
+        known_rate: float = 0.5,
+        prediction: str = "velocity",
+        judge: Mapping[str, Any] | str | None = None,
+        judge_figures: Mapping[str, float] | None = None,
+    ) -> None:
+        self.representation: Representation = REPRESENTATIONS.build(representation).eval()
+        if not len(mean) == len(std) == self.representation.channels:
+            channels = self.representation.channels
+            raise ValueError(f"latents have {channels} channels, not {len(mean)} means and {len(std)} deviations")
+        if min(std) <= 0:
+            raise ValueError("every std must be positive")
+        if not 0 <= known_rate <= 1:
+            raise ValueError(f"known_rate lies in [0, 1], got {known_rate}")
+        self.mean, self.std = torch.tensor(list(mean)), torch.tensor(list(std))
+        self.conditions = Conditions(**conditions)
+        self.options = dict(preparation or {})
+        self.preparation = self._preparation(self.representation, self.options)
+        self.size, self.fps = (int(size[0]), int(size[1])), float(fps)
+        self.known_rate, self.prediction = float(known_rate), prediction
+        self.judge: Any = None if judge is None else find_component(judge)
+        if judge_figures:
+            self.judge.figures = dict(judge_figures)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {
+            "representation": self.representation.config,
+            "mean": [round(v, 6) for v in self.mean.tolist()],
+            "std": [round(v, 6) for v in self.std.tolist()],
+            "conditions": self.conditions.config,
+            "size": list(self.size),
+            "fps": self.fps,
+            "preparation": self.options,
+            "known_rate": self.known_rate,
+            "prediction": self.prediction,
+            "judge": None if self.judge is None else self.judge.spec(),
+            "judge_figures": None if self.judge is None else dict(self.judge.figures),
+        }
+
+    @classmethod
+    def fitted(
+        cls,
+        source: str,
+        data: Mapping[str, Any] | None = None,
+        representation: Mapping[str, Any] | str = "pixels",
+        preparation: Mapping[str, Any] | None = None,
+        text: Mapping[str, Any] | str | None = None,
+        drop: Mapping[str, float] | None = None,
+        **options: Any,
+    ) -> Video:
+        """Conditions, the usual size and rate, and the statistics of latents, measured on the training clips.
+
+        Args:
+            source, data: what to open, and the options of ``open_video``.
+            text: the encoder of the clips' texts; None: texts are not a condition.
+            drop: see ``Conditions``.
+        """
+        built: Representation = REPRESENTATIONS.build(representation).eval()
+        videos = open_video(source, "train", preparation=cls._preparation(built, preparation or {}), **dict(data or {}))
+        mean, std = moments(latents_of(videos, built))
+        columns = {name: list(values) for name, values in videos.values.items() if name != TEXT or text}
+        conditions = Conditions.fitted(columns, text, None, drop)
+        sizes, counts = np.unique(videos.shapes[:, 1:], axis=0, return_counts=True)
+        shown = {"size": sizes[counts.argmax()].tolist(), "fps": float(np.median(videos.rates))}
+        return cls(built, mean, std, conditions.config, preparation=preparation, **{**shown, **options})
+
+    @staticmethod
+    def _preparation(representation: Representation, options: Mapping[str, Any]) -> Preparation:
+        own: dict[str, Any] = {"channels": representation.colours, "factor": representation.factors[0]}
+        choices = [entry.name for entry in fields(Preparation) if entry.name not in own]
+        if wrong := [name for name in options if name not in choices]:
+            raise ValueError(unknown("option of preparation", wrong[0], choices))
+        preparation = Preparation(**own, **options)
+        for height, width in preparation.sizes:
+            representation.check(1, height, width)
+        return preparation
+
+    def tensors(self) -> dict[str, Tensor]:
+        return dict(self._parts().state_dict())
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        self._parts().load_state_dict(dict(tensors))
+
+    def _parts(self) -> nn.ModuleDict:
+        judge = {} if self.judge is None else {"judge": self.judge}
+        return nn.ModuleDict({"representation": self.representation, **judge})
+
+    @cached_property
+    def window(self) -> int:
+        """The most frames that the network sees at a time."""
+        ft = self.representation.factors[0]
+        return (self.preparation.frames - 1) // ft * ft + 1
+
+    def network_options(self) -> dict[str, Any]:
+        """Time in seconds, height and width in pixels."""
+        ft, fh, fw = self.representation.factors
+        known = given_width(self.representation.factors, self.representation.colours)
+        shape = {"channels": self.representation.channels, "channels_last": True, "edges": [0, 1, 2]}
+        told = {"spacing": [ft / self.fps, fh, fw], "concat": {GIVEN: known}}
+        return {**shape, **told, **self.conditions.network_options()}
+
+    def denoiser_options(self) -> dict[str, Any]:
+        return {"prediction": self.prediction, "sigma_data": 1.0}
+
+    @property
+    def conditions_named(self) -> Sequence[str]:  # type: ignore[override]
+        return [name for name in self.conditions.names if name not in (LABEL, TEXT)]
+
+    # Training
+
+    def dataset(self, source: str, split: str, **data: Any) -> Latents:
+        videos = open_video(source, split, preparation=self.preparation, **data)
+        return Latents(videos, latents_of(videos, self.representation))
+
+    def warnings(self, dataset: Latents) -> list[str]:  # type: ignore[override]
+        return scale_warnings(dataset, self.representation, self.mean.tolist(), self.std.tolist())
+
+    def encode(self, items: Sequence[Item], generators: Sequence[Generator] | None = None) -> Example:
+        x0 = (torch.from_numpy(np.stack([item.latents for item in items])).float() - self.mean) / self.std
+        values = [item.clip.values for item in items]
+        cond: dict[str, Any] = {**self.conditions.tensors(values), **self._spacing([item.clip.fps for item in items])}
+        if generators is None:  # nothing is known: the task that says most of the model
+            return Example(x0, Euclidean(), cond)
+        cond = self.conditions.dropped(cond, generators) if cond else cond
+        shape = items[0].clip.frames.shape[:3]
+        known = torch.stack([random_known(shape, own, self.known_rate) for own in generators])
+        frames = _signed(torch.from_numpy(np.stack([item.clip.frames for item in items])))
+        return Example(x0, Euclidean(), {**cond, **self._given(frames, known)})
+
+    def _given(self, frames: Tensor, known: Tensor) -> dict[str, Tensor]:
+        return {GIVEN: given_cells(frames, known, self.representation.factors)}
+
+    def _spacing(self, fps: Sequence[float]) -> dict[str, Tensor]:
+        """How far apart latent frames are, where the rate is not that of the training data."""
+        if all(abs(one / self.fps - 1) < 1e-3 for one in fps):
+            return {}
+        ft, fh, fw = self.representation.factors
+        return {"spacing": torch.tensor([[ft / one, fh, fw] for one in fps], dtype=torch.float64)}
+
+    # Sampling
+
+    def plans(self, request: VideoRequest, seeds: Sequence[int]) -> list[Plan]:
+        plans: list[Plan] = []
+        for index, seed in enumerate(seeds):
+            asked = {name: each(name, value, index) for name, value in request.asked().items()}
+            free = request.input is None  # what is not said of an input is left open
+            values = self.conditions.drawn(asked, seed) if free else self.conditions.checked(asked)
+            plans.append(VideoPlan(request.frames or self.window, values, index))
+        return plans
+
+    def layout(self, request: VideoRequest, plans: Sequence[Plan]) -> VideoLayout:
+        height, width = request.size or self.size
+        self.representation.check(1, height, width)
+        places = [plan.index for plan in plans if isinstance(plan, VideoPlan)]
+        known = [self._known(request, place, (height, width)) for place in places]
+        if len({(one.frames.shape, one.fps) for one in known}) > 1:
+            raise ValueError("the inputs make videos of unequal length or rate: give frames=N and fps=N")
+        frames = _signed(torch.from_numpy(np.stack([one.frames for one in known])))
+        seen, fps = torch.stack([one.known for one in known]), request.fps or known[0].fps
+        values = [plan.values for plan in plans]
+        history = request.history or self.window // 2
+        if not 0 < history < self.window:
+            raise ValueError(f"history lies between 1 and {self.window - 1}, the frames of a window; got {history}")
+        length = min(frames.shape[1], self.window)
+        start = torch.zeros(len(plans), *self.representation.latent_shape(length, height, width), len(self.mean))
+        cond = {**self.conditions.tensors(values), **self._spacing([fps] * len(plans))}
+        told: dict[str, Any] = {"frames": frames, "seen": seen, "fps": fps, "values": values, "history": history}
+        return VideoLayout(start, Euclidean(), cond, strength=known[0].strength, **told)
+
+    def _known(self, request: VideoRequest, place: int, size: tuple[int, int]) -> Given:
+        """What is known of one result."""
+        colours = self.representation.colours
+        if request.input is None:
+            frames = np.zeros((request.frames or self.window, *size, colours), np.uint8)
+            return Given(frames, torch.zeros(frames.shape[:3], dtype=torch.bool), self.fps)
+        clips = [opened(path, colours, size) for path in request.inputs]
+        pair = request.task == "first_last" and len(clips) == 2 and all(len(clip) == 1 for clip in clips)
+        clip = joined(clips) if pair else clips[place % len(clips)]
+        if len(clip) == 1 or pair:  # images have no rate of their own
+            clip = Clip(clip.frames, self.fps, clip.name)
+            request = request if request.frames else replace(request, frames=self.window)
+        return given(request, clip)
+
+    def windows(self, layout: Layout, run: Run) -> Iterator[tuple[Sample, int]]:
+        assert isinstance(layout, VideoLayout)
+        return windows(layout, run, self.window, self._given, self._coded, self._decoded)
+
+    def _coded(self, frames: Tensor) -> Tensor:
+        return (self.representation.encode(frames) - self.mean) / self.std
+
+    def _decoded(self, latents: Tensor, frames: int) -> Tensor:
+        with torch.no_grad():
+            return self.representation.decode(latents.float() * self.std + self.mean, frames)
+
+    def decode(self, x0: Sample, layout: Layout) -> list[Any]:
+        assert isinstance(layout, VideoLayout)
+        return self.decode_part(x0, layout, 0, layout.frames.shape[1])
+
+    def decode_part(self, x0: Sample, layout: Layout, start: int, stop: int) -> list[Any]:
+        assert isinstance(layout, VideoLayout) and isinstance(x0, Tensor)
+        pixels = ((x0[:, start:stop] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()
+        return [Clip(own, layout.fps, values=values) for own, values in zip(pixels, layout.values, strict=True)]
+
+    # Results
+
+    def report(self, artifacts: Sequence[Any]) -> Report:
+        return self.evaluate(artifacts, options={"judge": self.judge} if self.judge else None)
+
+    def save(
+        self, artifacts: Sequence[Any], directory: Path, *, seeds: Sequence[int], report: Report | None, **options: Any
+    ) -> list[Path]:
+        from .files import save
+
+        return save(artifacts, directory, seeds=seeds, report=report, **options)
+
+    @classmethod
+    def load_artifacts(cls, path: Path) -> list[Any]:
+        from .files import load
+
+        return load(path)
+
+    @classmethod
+    def evaluate(
+        cls, artifacts: Sequence[Any], reference: Path | None = None, options: Mapping[str, Any] | None = None
+    ) -> Report:
+        from .metrics import evaluate
+
+        real = None if reference is None else cls.load_artifacts(reference)
+        return evaluate(artifacts, real, **dict(options or {}))
+
+
+def _signed(pixels: Tensor) -> Tensor:
+    """uint8 to [-1, 1]; back by rounding (x + 1) 127.5."""
+    return pixels.float() / 127.5 - 1
