@@ -11,7 +11,8 @@ from torch import Generator, Tensor
 
 from .samples import Cond
 
-STRUCTURE = ("mask", "known", "past")  # not conditions: what is real, given or went before; never dropped
+#: no conditions, but what is real, what is given, what went before and how far apart elements are: never dropped
+STRUCTURE = ("mask", "known", "past", "spacing")
 
 
 def null_value(value: Tensor) -> Tensor:

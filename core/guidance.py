@@ -69,7 +69,7 @@ class Guidance(ABC):
         """Estimates of x0 from the weakest to the main one: one more than there are scales."""
 
     def __call__(self, x: Sample, t: Time, cond: Cond | None = None, previous: Sample | None = None) -> Estimate:
-        if all(scale == 1 for scale in self.scales) or self._outside(t):
+        if self._idle(cond) or self._outside(t):
             return self.denoise(x, t, _of_main(cond, batch_size(x)), previous)
         *weaker, main = self.ladder(x, t, cond, previous)
         mask = (cond or {}).get("mask")
@@ -86,6 +86,10 @@ class Guidance(ABC):
 
         x0 = map_parts(guide, main, t, *weaker)
         return Estimate(x0, lambda: implied_noise(x, x0, t, self.schedule))
+
+    def _idle(self, cond: Cond | None) -> bool:
+        """Whether the main estimate is all there is to it."""
+        return all(scale == 1 for scale in self.scales)
 
     def _inside(self, t: Any) -> Tensor:
         low, high = self.interval  # type: ignore[misc]
@@ -130,7 +134,7 @@ class ByConditions(Guidance):
     def remember(self, x0: Sample, cond: Cond | None = None) -> Tensor:
         """As ``Denoiser.remember``, for every estimate."""
         denoise: Any = self.denoise
-        if all(scale == 1 for scale in self.scales):
+        if self._idle(cond):
             return denoise.remember(x0, cond)
         told = self.told(cond)
         return denoise.remember(_repeated(x0, batch_size(x0), len(told)), _joined(told))
@@ -163,7 +167,7 @@ class ClassifierFree(ByConditions):
     """Classifier-free guidance (Ho and Salimans 2022): the weak estimate has its conditions left out.
 
     Args:
-        keep: names of conditions that the weak estimate keeps.
+        keep: names of conditions that the weak estimate keeps. Where it would keep all there are, nothing is guided.
     """
 
     def __init__(
@@ -180,10 +184,18 @@ class ClassifierFree(ByConditions):
 
     def told(self, cond: Cond | None) -> Sequence[Cond]:
         without = null(cond, self.keep)
-        if cond is None or without is None or all(without[name] is cond[name] for name in cond):
+        if cond is None or without is None or not self._left_out(cond):
             given = ", ".join(name for name in cond or {} if name not in STRUCTURE) or "none"
             raise ValueError(f"classifier-free guidance needs a condition to leave out; given: {given}")
         return [without, cond]
+
+    def _idle(self, cond: Cond | None) -> bool:
+        return super()._idle(cond) or (bool(self.keep) and not self._left_out(cond))
+
+    def _left_out(self, cond: Cond | None) -> list[str]:
+        """The conditions that the weak estimate does without."""
+        kept = (*STRUCTURE, *self.keep)
+        return [name for name in cond or {} if name not in kept and not name.endswith("_mask")]
 
 
 @GUIDANCE.register("per_condition")

@@ -14,7 +14,7 @@ from noiseloom.core.denoiser import Denoiser
 from noiseloom.core.objectives import OBJECTIVES
 from noiseloom.core.pipeline import Pipeline
 from noiseloom.core.samples import pick
-from noiseloom.core.training import TrainResult, train
+from noiseloom.core.training import TrainResult, held_out_batches, train
 from noiseloom.modalities.modality import Modality
 
 from . import train_component
@@ -84,18 +84,20 @@ class Recipe:
 
     def check_scale(self) -> None:
         """Warn before step 0 of data whose scale is not what the network is told, or that the modality finds odd."""
-        dataset = self.datasets["train"]
-        chosen = range(0, len(dataset), -(-len(dataset) // _CHECKED))
-        example = self.modality.encode([dataset[index] for index in chosen])
+        dataset, squares = self.datasets["train"], dict[str, list[torch.Tensor]]()
+        shapes = getattr(dataset, "shapes", None)  # items of different ones cannot be encoded together
+        for chosen in held_out_batches(None, len(dataset), _CHECKED, _CHECKED, 0, shapes):
+            example = self.modality.encode([dataset[index] for index in chosen])
+            measured = example.space.mean_square(example.x0)
+            for part, square in measured.items() if isinstance(measured, Mapping) else [("", measured)]:
+                squares.setdefault(part, []).append(square)
         options = self.modality.denoiser_options()
-        sigma_data = options["sigma_data"]
-        squares = example.space.mean_square(example.x0)
         lines = self.modality.warnings(dataset)
-        for part, square in squares.items() if isinstance(squares, Mapping) else [("", squares)]:
-            measured, told = float(square.mean()) ** 0.5, pick(sigma_data, part)
-            if told is not None and not told / 4 < measured < told * 4:
+        for part, some in squares.items():
+            scale, told = float(torch.cat(some).mean()) ** 0.5, pick(options["sigma_data"], part)
+            if told is not None and not told / 4 < scale < told * 4:
                 name = f"the {part} of the data" if part else "the data"
-                lines.append(f"{name} have a scale of {measured:.3g}, but sigma_data is {told:.3g}")
+                lines.append(f"{name} have a scale of {scale:.3g}, but sigma_data is {told:.3g}")
         # A network cannot say noise that does not fit through it: its samples would keep some, whatever the loss.
         numbers, width = getattr(self.denoiser.network, "token_numbers", 0), getattr(self.denoiser.network, "width", 0)
         if numbers > width and options["prediction"] != "x0":

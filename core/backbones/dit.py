@@ -138,7 +138,7 @@ class DiT(nn.Module):
         if in_context and (self.factorised or causal):
             raise ValueError("a context in front of the tokens needs full attention that is not causal")
         if causal and 0 in edges:
-            raise ValueError("a causal network does not know where the first axis ends")
+            raise ValueError("a causal network does not know where the first axis ends: leave 0 out of edges")
 
         elements = math.prod(self.patch)
         self.width, self.token_numbers = width, elements * channels

@@ -108,6 +108,8 @@ class Denoising(Objective):
         self.part_weights = dict(part_weights or {})
         self.self_condition = self_condition
         self.uncertainty = Uncertainty(list(uncertainty)) if uncertainty else None
+        if not 0 <= apart <= 1:
+            raise ValueError(f"apart lies in [0, 1], got {apart}")
         self.stratified, self.time_axes, self.apart = stratified, time_axes, apart
         self.time_min, self.couple = time_min, couple
 

@@ -1,9 +1,9 @@
 """A causal variational autoencoder of videos: frames to a smaller grid of small vectors, and back.
 
 Layers are ConvNeXt blocks (Liu et al. 2022) over (batch, time, height, width, channels): a depthwise convolution in
-space, one in time that looks back only, and an MLP at each position. Nothing is normalised over time, so a frame depends
-on what came before it alone; a layer remembers the last frames it saw, and a video is coded piece by piece with the
-same numbers as at once, in memory that does not grow with its length.
+space, one in time that looks back only, and an MLP at each position. Nothing is normalised over time, so a frame
+depends on what came before it alone; a layer remembers the last frames it saw, and a video is coded piece by piece with
+the same numbers as at once, in memory that does not grow with its length.
 
 The first latent frame holds the first frame alone, which stands at the end of a group of ``ft`` copies of itself; each
 later one holds ``ft`` frames. An image is a video of one frame.
@@ -27,7 +27,7 @@ from ..component import COMPONENTS, Component
 from ..report import Report
 from .clip import Clip
 from .pool import Clips
-from .reconstruction import VideoBatch, reconstruction_report, signed
+from .reconstruction import VideoBatch, batched, reconstruction_report
 
 _LOOK_BACK = 2  # frames before its own that a convolution in time sees
 _MEASURED = 512  # clips that the statistics of latents are of
@@ -119,8 +119,9 @@ class VideoAutoencoder(Component):
     Args:
         colours: 1 for grey, 3 for RGB.
         channels: numbers of a latent position.
-        factors: (ft, fh, fw), powers of two: how many frames, rows and columns a latent position stands for.
-        patch: how many of these are merged at once on the way in, without a block before.
+        factors: (ft, fh, fw): how many frames, rows and columns a latent position stands for.
+        patch: how many of these are merged at once on the way in, without a block before; ``factors`` are these times
+            powers of two.
         widths: channels of each stage; one more than the halvings that ``patch`` leaves to do.
         depth: blocks of each stage.
         kernel: positions along height and width that a convolution sees.
@@ -148,7 +149,8 @@ class VideoAutoencoder(Component):
             raise ValueError(f"videos are grey or RGB: colours is 1 or 3, not {colours}")
         self.steps = _halvings(factors, patch)
         if len(widths) != len(self.steps) + 1:
-            raise ValueError(f"factors {tuple(factors)} after patch {tuple(patch)} need {len(self.steps) + 1} widths")
+            needed = f"factors {tuple(factors)} after patch {tuple(patch)} need {len(self.steps) + 1} widths"
+            raise ValueError(f"{needed}, not {len(widths)}")
         self.colours, self.channels = colours, channels
         self.factors, self.patch = (factors[0], factors[1], factors[2]), (patch[0], patch[1], patch[2])
         self.widths, self.depth, self.kernel = list(widths), depth, kernel
@@ -203,17 +205,17 @@ class VideoAutoencoder(Component):
         return self._frames(latents, None)[0][:, self.factors[0] - 1 :], kl
 
     def dataset(self, sources: Sequence[str], split: str, **data: Any) -> Clips:
-        return Clips(self.colours, sources, split, factor=self.factors[0], **data)
+        return Clips(self.colours, sources, split, alike=True, factor=self.factors[0], **data)
 
     def example(self, items: Sequence[Clip], generators: Sequence[Generator] | None = None) -> VideoBatch:
-        return VideoBatch(signed(items))
+        return VideoBatch(batched(items))
 
     @torch.no_grad()
     def measure(self, train: Clips) -> None:
         """Measure ``latent_mean`` and ``latent_std``."""
         chosen = range(0, len(train), max(len(train) // _MEASURED, 1))
         device = self.latent_mean.device
-        latents = torch.cat([self.encode(signed([train[i]]).to(device)).flatten(0, 3).double().cpu() for i in chosen])
+        latents = torch.cat([self.encode(batched([train[i]]).to(device)).flatten(0, 3).double().cpu() for i in chosen])
         self.latent_mean.copy_(latents.mean(0))
         self.latent_std.copy_(latents.std(0, correction=0))
 
@@ -221,10 +223,17 @@ class VideoAutoencoder(Component):
         return reconstruction_report(self, held_out)
 
     def _grouped(self, videos: Tensor) -> Tensor:
-        """The first frame repeated so that it fills a group."""
-        ft = self.factors[0]
-        if (videos.shape[1] - 1) % ft:
-            raise ValueError(f"{videos.shape[1]} frames: this autoencoder takes {ft} k + 1 of them")
+        """The first frame repeated so that it fills a group.
+
+        Raises:
+            ValueError: videos of another size or other colours.
+        """
+        (frames, height, width, colours), (ft, fh, fw) = videos.shape[1:], self.factors
+        if (frames - 1) % ft or height % fh or width % fw or colours != self.colours:
+            raise ValueError(
+                f"this autoencoder takes {ft} k + 1 frames of {fh} m x {fw} n pixels with {self.colours} colours, "
+                f"not {frames} of {height} x {width} with {colours}"
+            )
         return torch.cat((videos[:, :1].expand(-1, ft - 1, -1, -1, -1), videos), dim=1)
 
     def _moments(self, videos: Tensor, past: Past | None) -> tuple[tuple[Tensor, Tensor], Past]:
@@ -241,7 +250,8 @@ class VideoAutoencoder(Component):
 
 def _halvings(factors: Sequence[int], patch: Sequence[int]) -> list[tuple[int, int, int]]:
     """What is merged between the stages, until ``patch`` has grown to ``factors``."""
-    if len(factors) != 3 or len(patch) != 3 or any(f % p or log2(f // p) % 1 for f, p in zip(factors, patch, strict=False)):
+    fits = len(factors) == len(patch) == 3 and min(*factors, *patch) > 0
+    if not fits or any(f % p or log2(f // p) % 1 for f, p in zip(factors, patch, strict=True)):
         raise ValueError(f"factors {tuple(factors)} must be patch {tuple(patch)} times powers of two, for (t, h, w)")
     left = [f // p for f, p in zip(factors, patch, strict=True)]
     steps = []

@@ -182,33 +182,30 @@ def _build(clips: Sequence[Found], preparation: Preparation, writer: Writer) -> 
 def _prepare(preparation: Preparation, clip: Found) -> tuple[VideoInfo, np.ndarray] | VideoError:
     """What a clip is, and its frames as they are trained on."""
     try:
-        content = clip.place.path if clip.place.offset == 0 else clip.place.read()
-        info = probe(content, clip.name)
-        moments = preparation.moments(info.frames, info.fps)
-        if len(moments) < preparation.min_frames:
-            raise VideoError(clip.name, f"too few frames: {len(moments)}, of at least {preparation.min_frames}")
-        return info, prepared(content, clip.name, info, preparation, moments)
+        return prepared(clip.place.path if clip.place.offset == 0 else clip.place.read(), clip.name, preparation)
     except VideoError as error:
         return error
     except OSError as error:
         return VideoError(clip.name, f"cannot be read ({error.strerror})")
 
 
-def prepared(
-    content: bytes | Path, name: str, info: VideoInfo, preparation: Preparation, moments: np.ndarray
-) -> np.ndarray:
-    """The frames ``moments`` of a video as ``preparation`` fits them, read in parts: long videos are never in memory as
-    they are.
+def prepared(content: bytes | Path, name: str, preparation: Preparation) -> tuple[VideoInfo, np.ndarray]:
+    """What a video is, and its frames as ``preparation`` makes them. It is read in parts, for a long one at its own
+    size would not fit into memory.
 
     Raises:
-        VideoError: it cannot be read.
+        VideoError: it cannot be read, or has too few frames.
     """
+    info = probe(content, name)
+    moments = preparation.moments(info.frames, info.fps)
+    if len(moments) < preparation.min_frames:
+        raise VideoError(name, f"too few frames: {len(moments)}, of at least {preparation.min_frames}")
     most = max(_RAW // (3 * info.size[0] * info.size[1]), 1)
     parts = []
     for group in np.split(moments, np.flatnonzero(np.diff(moments // most)) + 1):
         frames = read(content, name, start=int(group[0]), stop=int(group[-1]) + 1).frames
         parts.append(preparation.fit(frames[group - group[0]]))
-    return np.concatenate(parts)
+    return info, np.concatenate(parts)
 
 
 def _changes(preparation: Preparation, info: VideoInfo) -> list[str]:

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from . import tasks
-from .clip import Clip, VideoError
+from .clip import Clip
+from .data import prepared
 from .prepare import Preparation
-from .reading import read
 from .request import VideoRequest
+
+_STRENGTH = 0.6  # of "vary"
 
 
 @dataclass(frozen=True)
@@ -35,50 +37,55 @@ class Given:
     strength: float = 1.0
 
 
-def given(request: VideoRequest, clip: Clip) -> Given:
+def given(request: VideoRequest, clip: Clip, usual: int) -> Given:
     """What an input of the result's size gives.
 
     Args:
         request: its task, and what belongs to it.
         clip: the input, of the result's size and colours.
+        usual: frames of a result, where neither the request nor the input says how many.
 
     Raises:
-        ValueError: the input is too short for the task, or the box lies outside the frames.
+        ValueError: the input is too short for the task, there is nothing to make, or the box lies outside the frames.
     """
-    frames, (height, width), n = clip.frames, clip.size, len(clip)
     if request.task in ("image", "first_last", "predict"):
-        return _ends(request, clip)
+        return _ends(request, clip, usual)
+    frames, fps, (height, width) = clip.frames, clip.fps, clip.size
     if request.task == "interpolate":
+        if len(frames) < 2:
+            raise ValueError(f"there is nothing between the frames of {clip.name}: it has one")
         stride = request.every or 2
-        if n < 2:
-            raise ValueError(f"there is nothing between the frames of an input of one: {clip.name}")
-        spread = np.repeat(frames, stride, axis=0)[: (n - 1) * stride + 1]
-        known = tasks.everywhere(tasks.every(len(spread), stride), height, width)
-        return Given(spread, known, clip.fps * stride)
-    total = min(request.frames or n, n)
-    if request.frames is not None and request.frames > n:
-        raise ValueError(f"{clip.name} has {n} frames, {request.frames} are asked for: task={request.task} adds none")
+        frames, fps = np.repeat(frames, stride, axis=0)[: (len(frames) - 1) * stride + 1], fps * stride
+    total = request.frames or len(frames)
+    if total > len(frames):
+        raise ValueError(f"{clip.name} gives {len(frames)} frames for task={request.task}, but {total} are asked for")
     shape = (total, height, width)
     if request.task == "vary":
-        strength = 0.6 if request.strength is None else request.strength
-        known = torch.full(shape, strength == 0)
-        return Given(frames[:total], known, clip.fps, strength)
-    top, left, rows, columns = request.box or (0, 0, 0, 0)
-    if not (rows and columns and top + rows <= height and left + columns <= width):
-        raise ValueError(f"the box {request.box} does not lie within frames of {height} x {width} pixels")
-    known = tasks.box(shape, top, left, rows, columns, inside=request.task == "outpaint")
-    if not known.any() or known.all():
-        raise ValueError(f"the box {request.box} leaves nothing to {'go by' if not known.any() else 'make'}")
-    return Given(frames[:total], known, clip.fps)
+        strength = _STRENGTH if request.strength is None else request.strength
+        return Given(frames[:total], torch.full(shape, strength == 0), fps, strength)
+    if request.task == "interpolate":
+        known = tasks.everywhere(tasks.every(total, stride), height, width)
+    else:
+        top, left, rows, columns = request.box or (0, 0, 0, 0)
+        if not (rows and columns and top + rows <= height and left + columns <= width):
+            raise ValueError(f"the box {request.box} does not lie within frames of {height} x {width} pixels")
+        known = tasks.box(shape, top, left, rows, columns, inside=request.task == "outpaint")
+    if known.all() or not known.any():
+        what = f"{total} frame{'s' * (total > 1)}" if request.task == "interpolate" else f"the box {request.box}"
+        raise ValueError(f"task={request.task} with {what} leaves nothing to {'make' if known.all() else 'go by'}")
+    return Given(frames[:total], known, fps)
 
 
-def _ends(request: VideoRequest, clip: Clip) -> Given:
-    """The frames at the beginning, and for "first_last" the last."""
+def _ends(request: VideoRequest, clip: Clip, usual: int) -> Given:
+    """The frames at the beginning, and for "first_last" the last. Where all of an input is kept, frames are added: up
+    to the usual number, and half as many at least."""
     kept = {"image": 1, "first_last": 1}.get(str(request.task), request.known or len(clip))
+    if request.task == "first_last" and len(clip) < 2:
+        raise ValueError(f"{clip.name} has one frame: give a video, or two images as input=[first.png,last.png]")
     if kept > len(clip):
         raise ValueError(f"{clip.name} has {len(clip)} frames, fewer than known={kept}")
-    total = request.frames or max(len(clip), kept + 1)
     least = kept + 2 if request.task == "first_last" else kept + 1
+    total = request.frames or (len(clip) if len(clip) >= least else max(usual, kept + usual // 2, least))
     if total < least:
         fix = "known=N keeps fewer, frames=N makes more" if request.task == "predict" else f"frames={least} or more"
         raise ValueError(f"{kept} frames of {clip.name} are kept, and {total} asked for: nothing to make. {fix}")
@@ -86,39 +93,43 @@ def _ends(request: VideoRequest, clip: Clip) -> Given:
     frames[:kept] = clip.frames[:kept]
     times = tasks.beginning(total, kept)
     if request.task == "first_last":
-        if len(clip) < 2:
-            raise ValueError(f"{clip.name} has one frame: give a video, or two images as input=[first.png,last.png]")
         frames[-1] = clip.frames[-1]
         times = tasks.first_last(total)
     return Given(frames, tasks.everywhere(times, *clip.size), clip.fps)
 
 
-def opened(path: str, colours: int, size: tuple[int, int]) -> Clip:
-    """A file as a clip of this size and these colours: resized to cover it, and its middle taken.
+def taken(request: VideoRequest, place: int, size: tuple[int, int], colours: int, fps: float) -> Clip:
+    """The input of one result, resized to cover its size and cut about its middle; where a rate is asked for, resampled
+    to it. Two images for "first_last" are one input.
+
+    Args:
+        place: of the result; inputs are walked through in turn.
+        fps: of what has no rate of its own, a picture.
 
     Raises:
         FileNotFoundError: there is none.
         VideoError: it is no video, or a broken one.
     """
+    rate = None if request.fps is None else request.fps / (request.every or 1)
+    preparation = Preparation(sizes=(size,), channels=colours, fps=rate)
+    paths = request.inputs
+    if request.task == "first_last" and len(paths) == 2:
+        first, last = (_opened(path, preparation) for path in paths)
+        if len(first) == len(last) == 1:
+            return Clip(np.concatenate([first.frames, last.frames]), rate or fps, first.name)
+    clip = _opened(paths[place % len(paths)], preparation)
+    return clip if len(clip) > 1 else Clip(clip.frames, rate or fps, clip.name)
+
+
+def _opened(path: str, preparation: Preparation) -> Clip:
     file = Path(path).expanduser()
     if not file.is_file():
         raise FileNotFoundError(f"there is no file {path!r} to go by")
-    return _read(file, file.stat().st_mtime_ns, colours, size)
+    return _read(file, file.stat().st_mtime_ns, preparation)
 
 
 @lru_cache(maxsize=32)
-def _read(path: Path, modified: int, colours: int, size: tuple[int, int]) -> Clip:
+def _read(path: Path, modified: int, preparation: Preparation) -> Clip:
     """A file once read; ``modified`` tells a changed one from the one before."""
-    clip = read(path, path.name)
-    return Clip(Preparation(sizes=(size,), channels=colours).fit(clip.frames), clip.fps, path.name)
-
-
-def joined(clips: list[Clip]) -> Clip:
-    """Images or clips one after another: the two ends of "first_last".
-
-    Raises:
-        VideoError: they have different sizes.
-    """
-    if len({clip.frames.shape[1:] for clip in clips}) > 1:
-        raise VideoError(clips[0].name, "its size is not that of the others")
-    return Clip(np.concatenate([clip.frames for clip in clips]), clips[0].fps, clips[0].name)
+    info, frames = prepared(path, path.name, preparation)
+    return Clip(frames, preparation.rate(info.fps), path.name)

@@ -93,8 +93,8 @@ class VideoJudge(Component):
             nn.ModuleList(Residual(width) for _ in range(depth)) for width, depth in zip(widths, depths, strict=True)
         )
         self.last = nn.LayerNorm(self.widths[-1])
-        self.project = nn.Linear(3 * self.widths[-1], embedding)
-        self.shown = nn.Linear(embedding, len(self.classes) * (MOST + 1))
+        self.project = nn.Linear(4 * self.widths[-1], embedding)
+        self.shown = nn.Linear(embedding, len(self.classes) * (MOST + 1)) if self.classes else None
         self.change = nn.Linear(embedding, len(CHANGES))
         self.register_buffer("gallery", torch.zeros(gallery, embedding, dtype=torch.float16))
 
@@ -120,20 +120,22 @@ class VideoJudge(Component):
         x = _in_patches(frames, self.patch)
         for enter, stage in zip(self.enter, self.stages, strict=True):
             x = _in_space(enter, x)
-            for block in stage:
+            for block in stage.children():
                 x = block(x, mask.to(x.dtype))
         x = F.gelu(self.last(x)).float() * mask
         count = mask.flatten(1).sum(1, keepdim=True)
-        brightest = x.amax((2, 3)).sum(1) / count
-        count = count * x.shape[2] * x.shape[3]
-        mean = x.sum((1, 2, 3)) / count
-        variance = ((x - mean[:, None, None, None]) ** 2 * mask).sum((1, 2, 3)) / count
-        return self.project(torch.cat([mean, torch.sqrt(variance + _EPSILON), brightest], 1)).float()
+        area = x.shape[2] * x.shape[3]
+        mean = x.sum((1, 2, 3)) / (count * area)
+        variance = ((x - mean[:, None, None, None]) ** 2 * mask).sum((1, 2, 3)) / (count * area)
+        strongest = x.amax((2, 3)).sum(1) / count  # what is somewhere in a frame
+        clearest = x.mean((2, 3)).masked_fill(mask[..., 0, 0] == 0, -torch.inf).amax(1)  # when least is hidden
+        return self.project(torch.cat([mean, torch.sqrt(variance + _EPSILON), strongest, clearest], 1)).float()
 
     def told(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of how often each class is shown (n, classes, MOST + 1), and of ``CHANGES`` (n, changes)."""
         x = F.gelu(embeddings)
-        return self.shown(x).float().unflatten(1, (len(self.classes), MOST + 1)), self.change(x).float()
+        shown = x.new_zeros(len(x), 0) if self.shown is None else self.shown(x)
+        return shown.float().reshape(len(x), -1, MOST + 1), self.change(x).float()
 
     @torch.no_grad()
     def embed(self, clips: Sequence[Clip]) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from .changes import SHORTEST
 from .clip import Clip
 from .prepare import LUMA
 
@@ -38,11 +39,11 @@ def resized(clip: Clip, size: int, colours: int) -> Tensor:
 
 
 def cut(clips: Sequence[Tensor], generators: Sequence[Generator]) -> list[Tensor]:
-    """A part of each clip, from a random place; all of one random length, log-uniform from 2 to the longest's, where
+    """A part of each clip, from a random place; all of one random length, log-uniform from 4 to the longest's, where
     they have as many frames: short ones teach what is seen, long ones how it moves, for less work than the whole."""
     longest = max(map(len, clips))
     share = torch.rand((), generator=generators[0]).item()
-    length = round(min(2, longest) ** (1 - share) * longest**share)
+    length = round(min(SHORTEST, longest) ** (1 - share) * longest**share)
     starts = [
         int(torch.randint(max(len(c) - length, 0) + 1, (), generator=g)) for c, g in zip(clips, generators, strict=True)
     ]

@@ -1,5 +1,5 @@
-"""Windows of videos as latents, with what is known of each window. Latents that take long to make are made once and kept
-in the cache; others, such as pixels, are made of a window's frames whenever it is asked for."""
+"""Windows of videos as latents, with what is known of each window. Latents that take long to make are made once and
+kept in the cache; others, such as pixels, are made of a window's frames whenever it is asked for."""
 
 from __future__ import annotations
 

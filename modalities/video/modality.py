@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,12 @@ from ..component import find_component
 from ..conditions import LABEL, TEXT, Conditions, each
 from ..modality import MODALITIES, Layout, Modality, Plan, Run
 from ..report import Report
-from ..scale import moments
-from ..scale import moments
 from . import components  # noqa: F401  (registers them)
-from .clip import Clip
+from .clip import Clip, signed, unsigned
 from .data import Preparation, open_video
-from .inputs import Given, given, joined, opened
+from .inputs import Given, given, taken
 from .known import GIVEN, given_cells, given_width
-from .latents import Item, Latents, latents_of, scale_warnings
+from .latents import Item, Latents, scale_warnings, statistics
 from .representation import REPRESENTATIONS, Representation
 from .request import VideoRequest
 from .tasks import random_known
@@ -37,7 +35,7 @@ from .windows import VideoLayout, windows
 
 @dataclass(frozen=True)
 class VideoPlan(Plan):
-    """What one video is to be; ``index`` says which of several inputs it has."""
+    """What one video is to be; ``index`` says which of several inputs is its own."""
 
     index: int = 0
 
@@ -131,7 +129,7 @@ class Video(Modality):
         """
         built: Representation = REPRESENTATIONS.build(representation).eval()
         videos = open_video(source, "train", preparation=cls._preparation(built, preparation or {}), **dict(data or {}))
-        mean, std = moments(latents_of(videos, built))
+        mean, std = statistics(Latents.of(videos, built))
         columns = {name: list(values) for name, values in videos.values.items() if name != TEXT or text}
         conditions = Conditions.fitted(columns, text, None, drop)
         sizes, counts = np.unique(videos.shapes[:, 1:], axis=0, return_counts=True)
@@ -183,23 +181,22 @@ class Video(Modality):
     # Training
 
     def dataset(self, source: str, split: str, **data: Any) -> Latents:
-        videos = open_video(source, split, preparation=self.preparation, **data)
-        return Latents(videos, latents_of(videos, self.representation))
+        return Latents.of(open_video(source, split, preparation=self.preparation, **data), self.representation)
 
     def warnings(self, dataset: Latents) -> list[str]:  # type: ignore[override]
-        return scale_warnings(dataset, self.representation, self.mean.tolist(), self.std.tolist())
+        return scale_warnings(dataset, self.mean.tolist(), self.std.tolist())
 
     def encode(self, items: Sequence[Item], generators: Sequence[Generator] | None = None) -> Example:
         x0 = (torch.from_numpy(np.stack([item.latents for item in items])).float() - self.mean) / self.std
-        values = [item.clip.values for item in items]
-        cond: dict[str, Any] = {**self.conditions.tensors(values), **self._spacing([item.clip.fps for item in items])}
+        cond: dict[str, Any] = self.conditions.tensors([item.clip.values for item in items])
+        spacing = self._spacing([item.clip.fps for item in items])
         if generators is None:  # nothing is known: the task that says most of the model
-            return Example(x0, Euclidean(), cond)
-        cond = self.conditions.dropped(cond, generators) if cond else cond
+            return Example(x0, Euclidean(), {**cond, **spacing})
+        cond = self.conditions.dropped(cond, generators)
         shape = items[0].clip.frames.shape[:3]
         known = torch.stack([random_known(shape, own, self.known_rate) for own in generators])
-        frames = _signed(torch.from_numpy(np.stack([item.clip.frames for item in items])))
-        return Example(x0, Euclidean(), {**cond, **self._given(frames, known)})
+        frames = signed(np.stack([item.clip.frames for item in items]))
+        return Example(x0, Euclidean(), {**cond, **spacing, **self._given(frames, known)})
 
     def _given(self, frames: Tensor, known: Tensor) -> dict[str, Tensor]:
         return {GIVEN: given_cells(frames, known, self.representation.factors)}
@@ -219,7 +216,7 @@ class Video(Modality):
             asked = {name: each(name, value, index) for name, value in request.asked().items()}
             free = request.input is None  # what is not said of an input is left open
             values = self.conditions.drawn(asked, seed) if free else self.conditions.checked(asked)
-            plans.append(VideoPlan(request.frames or self.window, values, index))
+            plans.append(VideoPlan(request.frames or self.window, values, index % max(len(request.inputs), 1)))
         return plans
 
     def layout(self, request: VideoRequest, plans: Sequence[Plan]) -> VideoLayout:
@@ -229,12 +226,11 @@ class Video(Modality):
         known = [self._known(request, place, (height, width)) for place in places]
         if len({(one.frames.shape, one.fps) for one in known}) > 1:
             raise ValueError("the inputs make videos of unequal length or rate: give frames=N and fps=N")
-        frames = _signed(torch.from_numpy(np.stack([one.frames for one in known])))
-        seen, fps = torch.stack([one.known for one in known]), request.fps or known[0].fps
-        values = [plan.values for plan in plans]
-        history = request.history or self.window // 2
-        if not 0 < history < self.window:
-            raise ValueError(f"history lies between 1 and {self.window - 1}, the frames of a window; got {history}")
+        frames, seen = signed(np.stack([one.frames for one in known])), torch.stack([one.known for one in known])
+        values, fps = [plan.values for plan in plans], known[0].fps
+        history = self.window // 2 if request.history is None else request.history
+        if history >= self.window > 1:
+            raise ValueError(f"history={history}: a window has {self.window} frames, and takes over fewer")
         length = min(frames.shape[1], self.window)
         start = torch.zeros(len(plans), *self.representation.latent_shape(length, height, width), len(self.mean))
         cond = {**self.conditions.tensors(values), **self._spacing([fps] * len(plans))}
@@ -246,14 +242,8 @@ class Video(Modality):
         colours = self.representation.colours
         if request.input is None:
             frames = np.zeros((request.frames or self.window, *size, colours), np.uint8)
-            return Given(frames, torch.zeros(frames.shape[:3], dtype=torch.bool), self.fps)
-        clips = [opened(path, colours, size) for path in request.inputs]
-        pair = request.task == "first_last" and len(clips) == 2 and all(len(clip) == 1 for clip in clips)
-        clip = joined(clips) if pair else clips[place % len(clips)]
-        if len(clip) == 1 or pair:  # images have no rate of their own
-            clip = Clip(clip.frames, self.fps, clip.name)
-            request = request if request.frames else replace(request, frames=self.window)
-        return given(request, clip)
+            return Given(frames, torch.zeros(frames.shape[:3], dtype=torch.bool), request.fps or self.fps)
+        return given(request, taken(request, place, size, colours, self.fps), self.window)
 
     def windows(self, layout: Layout, run: Run) -> Iterator[tuple[Sample, int]]:
         assert isinstance(layout, VideoLayout)
@@ -267,12 +257,16 @@ class Video(Modality):
             return self.representation.decode(latents.float() * self.std + self.mean, frames)
 
     def decode(self, x0: Sample, layout: Layout) -> list[Any]:
-        assert isinstance(layout, VideoLayout)
-        return self.decode_part(x0, layout, 0, layout.frames.shape[1])
+        if isinstance(layout, VideoLayout):
+            return self.decode_part(x0, layout, 0, layout.frames.shape[1])
+        assert isinstance(x0, Tensor)  # latents as in training, which are no frames yet
+        frames = self._decoded(x0, self.representation.frames(x0.shape[1]))
+        return [Clip(own, self.fps) for own in unsigned(frames)]
 
     def decode_part(self, x0: Sample, layout: Layout, start: int, stop: int) -> list[Any]:
-        assert isinstance(layout, VideoLayout) and isinstance(x0, Tensor)
-        pixels = ((x0[:, start:stop] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()
+        assert isinstance(layout, VideoLayout)
+        assert isinstance(x0, Tensor)
+        pixels = unsigned(x0[:, start:stop])
         return [Clip(own, layout.fps, values=values) for own, values in zip(pixels, layout.values, strict=True)]
 
     # Results
@@ -301,8 +295,3 @@ class Video(Modality):
 
         real = None if reference is None else cls.load_artifacts(reference)
         return evaluate(artifacts, real, **dict(options or {}))
-
-
-def _signed(pixels: Tensor) -> Tensor:
-    """uint8 to [-1, 1]; back by rounding (x + 1) 127.5."""
-    return pixels.float() / 127.5 - 1

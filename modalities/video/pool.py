@@ -21,10 +21,13 @@ class Clips:
         colours: 1 (grey) or 3 (RGB).
         sources: names or paths.
         split: "train", "valid" or "test".
+        alike: batches hold clips of one shape, for what cannot pad them.
         options: of reading: the fields of ``Preparation`` and the options of ``data.open_video``.
     """
 
-    def __init__(self, colours: int, sources: Sequence[str], split: str, **options: Any) -> None:
+    def __init__(
+        self, colours: int, sources: Sequence[str], split: str, *, alike: bool = False, **options: Any
+    ) -> None:
         names = {field.name for field in fields(Preparation)} & options.keys()
         preparation = Preparation(channels=colours, **{key: options.pop(key) for key in names})
         self.sets = [open_video(source, split, preparation=preparation, **options) for source in sources]
@@ -33,6 +36,8 @@ class Clips:
         shapes = np.concatenate([one.shapes for one in self.sets])
         #: pixels of each clip, for batches of like size; None where all have one shape
         self.sizes: Sequence[int] | None = shapes.prod(1).tolist() if len(np.unique(shapes, axis=0)) > 1 else None
+        #: (frames, height, width) of each, where batches must be of one
+        self.shapes = shapes if alike else None
 
     def classes(self, name: str) -> list[str]:
         """The distinct classes in a column of words, sorted; "3,8" shows two. None where a source lacks the column."""

@@ -11,16 +11,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from noiseloom.core.objectives import OBJECTIVES, Losses, Objective
 from noiseloom.core.randomness import StepRandomness
 
-from ..report import Report, Row
-from .clip import Clip
+from ..report import Report, Row, mean_row
+from .clip import Clip, signed, unsigned
 
 _EVALUATED = 256  # held-out clips that a report is of
+_MOTION = "sum of |frame differences| over that of the clips"
+_ERROR = "mean |difference of frame differences|, of pixels in [0, 1]"
 
 
 @dataclass(frozen=True)
@@ -65,40 +68,35 @@ class VideoReconstruction(Objective):
         yield "", self.forward(model, example, StepRandomness(seed, 0, [0], 1))
 
 
-def signed(clips: Sequence[Clip]) -> Tensor:
-    """Clips of one shape as (batch, time, height, width, colours) in [-1, 1]; back by rounding (x + 1) 127.5."""
-    return torch.stack([torch.tensor(clip.frames) for clip in clips]).float() / 127.5 - 1
+def batched(clips: Sequence[Clip]) -> Tensor:
+    """Clips of one shape as (batch, time, height, width, colours) in [-1, 1]."""
+    return signed(np.stack([clip.frames for clip in clips]))
 
 
 @torch.no_grad()
 def reconstruction_report(component: Any, held_out: Any) -> Report:
     """How like held-out clips are to their reconstructions, and whether these move as they do."""
-    from .frame_metrics import psnr, ssim
+    from .frame_metrics import psnr, ssim, temporal_error
 
-    device = next(component.parameters()).device
-    chosen = range(0, len(held_out), max(len(held_out) // _EVALUATED, 1))
-    scores: dict[str, list[float]] = {"psnr": [], "ssim": [], "moved": [], "flicker": []}
-    for index in chosen:
-        clip = held_out[index]
-        made = component.decode(component.encode(signed([clip]).to(device)))[0].cpu()
-        again = ((made + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()
-        scores["psnr"].append(float(psnr(clip.frames, again).mean()))
-        scores["ssim"].append(float(ssim(clip.frames, again).mean()))
-        if len(clip) > 1:
-            real, own = (torch.tensor(x).float().diff(dim=0) / 255 for x in (clip.frames, again))
-            scores["moved"].append(float(own.abs().mean() / real.abs().mean().clamp(min=1e-6)))
-            scores["flicker"].append(float((own - real).abs().mean()))
+    device, moved = next(component.parameters()).device, [0.0, 0.0]
+    scores: dict[str, list[float]] = {"psnr": [], "ssim": [], "temporal_error": []}
+    for index in range(0, len(held_out), max(len(held_out) // _EVALUATED, 1)):
+        real = held_out[index].frames
+        made = unsigned(component.decode(component.encode(signed(real[None]).to(device)))[0])
+        scores["psnr"].append(float(psnr(real, made).mean()))
+        scores["ssim"].append(float(ssim(real, made).mean()))
+        if len(real) > 1:
+            scores["temporal_error"].append(temporal_error(real, made))
+            moved = [sum_ + _motion(frames) for sum_, frames in zip(moved, (real, made), strict=True)]
+    kept = moved[1] / moved[0] if moved[0] else None  # over all clips: one that stands still has none of its own
+    rows = [
+        mean_row("psnr", scores["psnr"], "mean over frames and clips, 8 bits", "dB", better="higher"),
+        mean_row("ssim", scores["ssim"], "Gaussian window of 11, mean over frames and clips", better="higher"),
+        Row("motion", kept, len(scores["temporal_error"]), _MOTION, real=1.0, better="real"),
+        mean_row("temporal_error", scores["temporal_error"], _ERROR, better="lower"),
+    ]
+    return Report(f"{component.name} on held-out clips", rows)
 
-    def row(name: str, key: str, protocol: str, **options: Any) -> Row:
-        values = scores[key]
-        return Row(name, sum(values) / len(values) if values else None, len(values), protocol, **options)
 
-    return Report(
-        f"{component.name} on held-out clips",
-        [
-            row("psnr", "psnr", "mean over frames and clips, 8 bits", unit="dB"),
-            row("ssim", "ssim", "Gaussian window of 11, mean over frames and clips", real=1.0),
-            row("motion", "moved", "mean |frame difference| over that of the clip", real=1.0, better="real"),
-            row("temporal_error", "flicker", "mean |difference of frame differences|, of [0, 1]", better="lower"),
-        ],
-    )
+def _motion(frames: np.ndarray) -> float:
+    return float(np.abs(np.diff(frames.astype(np.int16), axis=0)).sum())

@@ -22,17 +22,18 @@ class VideoRequest:
         label: the class; "3,8" for several in one video. By default drawn as often as the training data has it.
         text: a description, where the checkpoint was trained on texts.
         conditions: values of the checkpoint's other conditions by name.
-        frames: how many frames; by default as many as the model was trained on, or those of the input. More are made
-            window by window, each going on from the one before.
-        fps: frames a second; by default those of the training data. Others are shown to the model as such.
+        frames: how many frames; by default those of the input, or as many as the model was trained on. More than that
+            are made window by window, each going on from the one before.
+        fps: frames a second; by default those of the input, which is resampled to others, or of the training data.
+            Whatever they are, the model is told.
         size: [height, width]; by default that of the training data.
         task: what is kept of an input: "image" its first frame; "first_last" its first and its last; "predict" its
             beginning; "interpolate" all its frames, with new ones between them; "inpaint" all but a box; "outpaint"
             only a box; "vary" nothing, but what is made resembles it. "generate": there is none. By default
             "generate", with an input "predict".
-        input: a video or an image; several, each sample its own in turn; or, for "first_last", two images
-            "first.png,last.png".
-        known: for "predict", how many frames of the input are kept; by default all.
+        input: a video or an image; of several each sample has its own in turn, but two images for "first_last" are
+            its ends: [first.png,last.png].
+        known: for "predict", how many frames of the input are kept; by default all, and others are added.
         every: for "interpolate", how far apart the input's frames are in the result.
         box: for "inpaint" and "outpaint": [top, left, height, width] in pixels of the result.
         strength: for "vary": 0 returns the input, 1 forgets it.
@@ -78,7 +79,7 @@ class VideoRequest:
     def _check_task(self) -> None:
         if self.input is not None and self.task == "generate":
             raise ValueError(f"with an input say what to do with it: task={'|'.join(_NEED_INPUT)}")
-        if self.input is None and self.task in _NEED_INPUT:
+        if not self.inputs and self.task in _NEED_INPUT:
             raise ValueError(f"task={self.task} needs an input: input=FILE")
         if self.task in _BOXED and self.box is None:
             raise ValueError(f"task={self.task} needs box=[top,left,height,width]")

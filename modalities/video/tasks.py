@@ -45,7 +45,7 @@ def box(shape: tuple[int, int, int], top: int, left: int, height: int, width: in
 
 def random_known(shape: tuple[int, int, int], generator: Generator, rate: float) -> Tensor:
     """What is known of a training clip, boolean (frames, height, width): with probability ``rate`` one of ``SHARES``,
-    else nothing. A clip of one frame has spatial tasks only."""
+    else nothing. It is never all. A clip of one frame has spatial tasks only."""
 
     def uniform(low: float, high: float) -> float:
         return low + (high - low) * float(torch.rand((), generator=generator))
@@ -63,7 +63,7 @@ def random_known(shape: tuple[int, int, int], generator: Generator, rate: float)
         rows, columns = (max(round(side * uniform(0.25, 0.75)), 1) for side in (height, width))
         top, left = round(uniform(0, height - rows)), round(uniform(0, width - columns))
         return box(shape, top, left, rows, columns, inside=task == "outpaint")
-    if task == "image":
+    if task == "image" or (task == "first_last" and frames == 2):
         times = first(frames)
     elif task == "first_last":
         times = first_last(frames)

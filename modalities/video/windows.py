@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from noiseloom.core.spaces import Euclidean
 from ..modality import Layout, Run
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class VideoLayout(Layout):
     """What to generate, and what its videos will be.
 
@@ -26,11 +26,11 @@ class VideoLayout(Layout):
         history: frames that a window takes over from those before it.
     """
 
-    frames: Tensor = torch.zeros(0)
-    seen: Tensor = torch.zeros(0)
-    fps: float = 1.0
-    values: Sequence[Mapping[str, Any]] = ()
-    history: int = 1
+    frames: Tensor
+    seen: Tensor
+    fps: float
+    values: Sequence[Mapping[str, Any]]
+    history: int
 
 
 def starts(frames: int, window: int, history: int) -> list[int]:
@@ -69,7 +69,7 @@ def windows(
         if len(rows):
             cond = {name: value[rows] for name, value in {**layout.cond, **told(own, known)}.items()}
             first = coded(own[rows]) if layout.strength < 1 else layout.start[rows]
-            part = replace(layout, start=first, space=Euclidean(), cond=cond)
+            part = Layout(first, Euclidean(), cond, strength=layout.strength)
             made = decoded(run(part, index, rows.tolist()), own.shape[1])  # type: ignore[arg-type]
             own[rows] = torch.where(known[rows, ..., None], own[rows], made)
         seen[:, here] = True

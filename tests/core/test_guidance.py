@@ -155,6 +155,18 @@ def test_guidance_that_cannot_act_is_an_error() -> None:
             GUIDANCE.build({"name": "classifier_free", **wrong}, denoise=denoise)
 
 
+def test_where_everything_is_to_be_kept_nothing_is_guided() -> None:
+    """A recipe keeps what guides badly; data without other conditions is sampled as it is, by one call a step."""
+    denoise = Conditional(Gaussian(0.5, 1.0), Gaussian(0.5, -0.2), FLOW)
+    x, t = torch.ones(2, 2, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)
+    cond = {**labels(2), "mask": torch.ones(2, 2, dtype=torch.bool), "spacing": torch.ones(2, 1)}
+    out = ClassifierFree(denoise, scale=3.0, keep=("label",))(x, t, cond)
+    assert torch.equal(out.x0, denoise(x, t, cond).x0)
+    assert denoise.sizes == [2, 2]
+    with pytest.raises(ValueError, match="condition to leave out"):
+        ClassifierFree(denoise, scale=3.0)(x, t, {"spacing": torch.ones(2, 1)})
+
+
 def test_guidance_over_history_is_a_weighted_sum_of_scores() -> None:
     """History guidance (Song et al. 2025): (1 - w) of the score without the known frames and w of that with them. Of
     frames that correlate by r the next one is N(r h, 1 - r^2), or N(0, 1): both scores are linear, so is their sum."""

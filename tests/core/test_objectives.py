@@ -220,3 +220,23 @@ def test_times_per_element_are_uniform_and_the_first_stratified() -> None:
     assert (torch.sort(t[:, 0]).values * 64).floor().tolist() == list(range(64))
     assert t.mean(0).tolist() == pytest.approx([0.5] * 5, abs=0.12)
     assert (torch.corrcoef(t.T) - torch.eye(5)).abs().max() < 0.4
+
+
+def test_times_are_apart_in_a_share_of_the_steps() -> None:
+    flow = SCHEDULES.build("flow")
+    denoiser = Denoiser(Function(lambda x, a, s: 0 * x, flow), flow, "velocity")
+    example = Example(torch.ones(8, 5, 2), Euclidean(), {})
+
+    def shapes(**options: Any) -> list[tuple[int, ...]]:
+        objective = Denoising(**options)
+        randoms = [StepRandomness(0, step, range(8), 8) for step in range(200)]
+        return [tuple(objective.draw_times(example, denoiser, random).shape) for random in randoms]
+
+    assert set(shapes(time_axes=1)) == {(8, 5)}
+    assert set(shapes(time_axes=1, apart=0.0)) == {(8,)}
+    assert set(shapes(apart=1.0)) == {(8,)}
+    some = shapes(time_axes=1, apart=0.25)
+    assert set(some) == {(8,), (8, 5)}
+    assert 50 - 18 < some.count((8, 5)) < 50 + 18  # three standard errors
+    with pytest.raises(ValueError, match=r"apart lies in \[0, 1\], got 25"):
+        Denoising(time_axes=1, apart=25)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from noiseloom.core.backbones import DiT
+from noiseloom.core.backbones.layers import attend
 from tests.core.backbones.small import SMALL, awake, differ, random, same
 
 BOTH = pytest.mark.parametrize("attention", ["full", "factorised"])
@@ -212,3 +213,16 @@ def test_precisions(attention: str) -> None:
     out = low(x.bfloat16(), t, {"past": low.remember(x.bfloat16())})
     assert out.dtype == torch.bfloat16
     same(out.float() / scale, expected / scale, 0.2)
+
+
+@pytest.mark.parametrize("keys", [16, 300])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_attention_of_few_and_of_many_keys_in_bfloat16(keys: int, autocast: bool) -> None:
+    q, k, v = (random(1, 2, n, 8, seed=n).requires_grad_() for n in (10, keys, keys))
+    mask = random(10, keys) > 0
+    expected = torch.autograd.grad(attend(q, k, v, mask).square().sum(), (q, k, v))
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        out = attend(*((q, k, v.bfloat16()) if autocast else (q.bfloat16(), k.bfloat16(), v.bfloat16())), mask)
+    assert out.dtype == torch.bfloat16
+    for a, b in zip(torch.autograd.grad(out.float().square().sum(), (q, k, v)), expected, strict=True):
+        same(a / expected[0].std(), b / expected[0].std(), 0.1)

@@ -106,7 +106,8 @@ def test_pixels_of_a_colour_share_one_mean_and_one_deviation(tmp_path: Path) -> 
     assert len(mean) == len(std) == 4 * 8 * 8 * 3
     for colour in range(3):
         # A first frame counts as often as it stands in its position: four times.
-        pixels = np.concatenate([clip.frames[[0, 0, 0, 0, 1, 2, 3, 4], ..., colour] for clip in items.videos]) / 127.5 - 1
+        frames = np.concatenate([clip.frames[[0, 0, 0, 0, 1, 2, 3, 4], ..., colour] for clip in items.videos])
+        pixels = frames / 127.5 - 1
         assert mean[colour::3] == pytest.approx([pixels.mean()] * 256, abs=1e-5)
         assert std[colour::3] == pytest.approx([pixels.std()] * 256, abs=1e-5)
 
