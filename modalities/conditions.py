@@ -74,7 +74,8 @@ class Conditions:
     ) -> Conditions:
         """The conditions that a training set's columns offer: strings are classes, numbers numbers.
 
-        Strings some of which are classes of others between commas, as "3,8" is beside "3" and "8", are sets of classes.
+        Strings of classes between commas, such as "3,8", are sets of them: where each of these also occurs alone, or
+        where they recur, so that there are fewer of them than sets.
 
         Args:
             columns: values of every item by name, of equal length; "" and NaN where an item has none.
@@ -93,9 +94,9 @@ class Conditions:
                 continue
             words = {value for value in values if value}
             several = {value: _members(value) for value in words if "," in value}
-            alone = words - several.keys()
-            if several and alone.issuperset(part for parts in several.values() for part in parts):
-                words, slots[name] = alone, max(len(parts) for parts in several.values())
+            alone, members = words - several.keys(), {part for parts in several.values() for part in parts}
+            if several and (members <= alone or len(members) < len(several)):
+                words, slots[name] = alone | members, max(len(parts) for parts in several.values())
             labels[name] = sorted(words, key=_natural)
             if name in slots:
                 columns[name] = [_joined(_members(value), labels[name]) if value else "" for value in values]

@@ -30,7 +30,7 @@ from ..training.config import PRECISIONS
 from .card import model_card
 from .pretrained import CheckpointError, build_denoiser, find_pretrained, load_pretrained, save_pretrained
 from .samples import Samples
-from .settings import DEFAULTS, either, known_settings, sample_seeds
+from .settings import DEFAULTS, combined, either, known_settings, sample_seeds
 
 _WINDOW = -8  # a key of the noise of later windows
 
@@ -266,7 +266,7 @@ class Pipeline:
         """The sampling settings, the checkpoint's own where none are given, and the request of the other options."""
         asked = {key: value for key, value in options.items() if key in DEFAULTS and value is not None}
         rest = {key: value for key, value in options.items() if key not in DEFAULTS}
-        return DEFAULTS | known_settings(self.config.get("sampling") or {}) | asked, self.request(**rest)
+        return combined(known_settings(self.config.get("sampling") or {}), asked), self.request(**rest)
 
     def _plan(
         self, settings: Mapping[str, Any], steps_asked: bool, counts: Counter[str]

@@ -34,6 +34,17 @@ def known_settings(sampling: Mapping[str, Any]) -> dict[str, Any]:
     return dict(sampling)
 
 
+def combined(own: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings asked for over a checkpoint's own over the defaults. Guidance by the same rule keeps what is not said
+    of it: ``guidance=3`` changes the scale, not which conditions the weak estimate keeps."""
+    settings, guidance, mine = {**DEFAULTS, **own, **asked}, asked.get("guidance"), own.get("guidance")
+    if isinstance(guidance, int | float) and guidance != 1:
+        guidance = {"name": "classifier_free", "scale": guidance}
+    if isinstance(mine, Mapping) and isinstance(guidance, Mapping) and guidance.get("name") == mine.get("name"):
+        settings["guidance"] = {**mine, **guidance}
+    return settings
+
+
 def either(name: str, value: Any, other: str, same: Any) -> Any:
     """An option that has two names."""
     if value is not None and same is not None:

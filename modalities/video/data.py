@@ -130,7 +130,7 @@ def open_video(
 
 def _prepared(clips: Sequence[Found], preparation: Preparation, listing: Listing) -> VideoSet:
     places = [(c.name, str(c.place.path), c.place.size, c.place.modified, c.place.offset) for c in clips]
-    fingerprint = {"clips": places, "preparation": preparation.stored}
+    fingerprint = {"clips": places, "preparation": preparation.stored, "told": _BEFORE}
     build = partial(_build, clips, preparation)
     arrays = cached_arrays("video", fingerprint, build, dtype="uint8", total=len(clips))
     before = arrays.meta["before"]

@@ -99,6 +99,17 @@ def test_guidance_moves_samples_away_from_the_unconditional_ones() -> None:
     assert quiet(pipe, 2, level=4.0, guidance=spec) == quiet(pipe, 2, level=4.0, guidance=2.0)
 
 
+def test_a_scale_changes_nothing_else_of_the_checkpoints_own_guidance() -> None:
+    kept = {"name": "classifier_free", "scale": 1.5, "keep": ["level"]}
+    pipe = Pipeline(pipeline().modality, pipeline().denoiser, {**CONFIG, "sampling": {"guidance": kept}})
+    wanted = {"name": "classifier_free", "scale": 3.0}
+    for asked in (3.0, wanted):
+        assert pipe.sample(1, level=4.0, guidance=asked, progress=False).settings["guidance"] == {**kept, "scale": 3.0}
+    other = {"name": "per_condition", "scales": {"level": 2.0}}
+    assert pipe.sample(1, level=4.0, guidance=other, progress=False).settings["guidance"] == other
+    assert pipe.sample(1, level=4.0, guidance=1, progress=False).settings["guidance"] == 1
+
+
 def test_known_parts_are_returned_as_they_were_given() -> None:
     assert all(row[0] == 7.25 and abs(row[1]) < 4 for row in quiet(pipeline(), 8, first=7.25))
 

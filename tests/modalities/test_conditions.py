@@ -220,6 +220,12 @@ def test_classes_with_a_comma_are_one_where_the_parts_are_none() -> None:
         assert conditions.checked({"label": values[1]}) == {"label": values[1]}
 
 
+def test_classes_that_recur_in_pairs_need_not_occur_alone() -> None:
+    pairs = [f"{a},{b}" for a in range(4) for b in range(a, 4)]
+    conditions = sets(pairs)
+    assert (conditions.labels, conditions.slots) == ({"label": ["0", "1", "2", "3"]}, {"label": 2})
+
+
 @pytest.mark.parametrize("asked", ["3,8", "8, 3", [3, 8], (8.0, "3"), ["8", 3]])
 def test_a_set_can_be_asked_for_in_several_ways(asked: Any) -> None:
     assert sets().checked({"label": asked}) == {"label": "3,8"}
