@@ -42,8 +42,7 @@ from noiseloom.core.pipeline import Pipeline
 from noiseloom.modalities.report import share
 from noiseloom.modalities.video.clip import Clip
 from noiseloom.modalities.video.digit_set import BENCHMARK, made
-from noiseloom.modalities.video.extractors import find_judge
-from noiseloom.modalities.video.judge import VideoJudge
+from noiseloom.modalities.video.extractors import Judge, find_judge
 from noiseloom.modalities.video.prediction import prediction_rows
 
 METRICS = {"mse": "MSE", "ssim_uniform": "SSIM uniform", "ssim": "SSIM", "psnr": "PSNR"}
@@ -66,14 +65,14 @@ def frame_figures(clips: Sequence[Clip], known: int) -> dict[str, np.ndarray]:
     return {"brightness": pixels.mean((0, 2, 3, 4)), "sharpness": across + down, "lit pixels": lit}
 
 
-def seen(judge: VideoJudge, clips: Sequence[Clip], start: int, truth: Sequence[Clip]) -> Any:
+def seen(judge: Judge, clips: Sequence[Clip], start: int, truth: Sequence[Clip]) -> Any:
     """The share of clips in whose window the judge sees exactly the digits."""
     labels = judge.labels_seen(judge.embed([Clip(clip.frames[start : start + _WINDOW], clip.fps) for clip in clips]))
     right = sum(label == clip.values["label"] for label, clip in zip(labels, truth, strict=True))
     return share("seen", right, len(clips), f"frames {start} to {start + _WINDOW - 1}")
 
 
-def rollout(pipeline: Pipeline, judge: VideoJudge | None, known: int, arguments: argparse.Namespace) -> dict[str, Any]:
+def rollout(pipeline: Pipeline, judge: Judge | None, known: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Print the tables of long predictions; returns their figures."""
     long = replace(BENCHMARK, test=arguments.rollouts, frames=known + arguments.frames)
     real = real_clips(video_of(pipeline), made(long), long.frames)

@@ -26,6 +26,7 @@ EXAMPLES = {
         "noiseloom train recipe=molecules/qm9 data.source=mine.sdf run=mine",
         "noiseloom train recipe=molecules/qm9-tiny trainer.lr=1e-3,3e-4 --multirun",
         "noiseloom train recipe=audio/folder data.source=my_sounds run=mine",
+        "noiseloom train recipe=video/folder data.source=my_videos run=mine",
     ],
     "sample": [
         "noiseloom sample checkpoint=molecules-qm9 count=64 out=candidates",
@@ -33,11 +34,14 @@ EXAMPLES = {
         "noiseloom sample checkpoint=molecules-qm9 alpha=75 guidance=2 scaffold=ring.sdf",
         "noiseloom sample checkpoint=audio-digits label=7 count=8 duration=0.5",
         "noiseloom sample checkpoint=audio-digits input=clip.wav 'inpaint=[0.1-0.2]'",
+        "noiseloom sample checkpoint=video-digits label=3,8 count=4",
+        "noiseloom sample checkpoint=video-digits task=predict input=clip.mp4 frames=32",
     ],
     "evaluate": [
         "noiseloom evaluate modality=molecules samples=candidates/samples.sdf",
         "noiseloom evaluate modality=molecules samples=anyone.sdf reference=train.sdf out=scores",
         "noiseloom evaluate modality=audio samples=clips reference=real_clips options.embedder=digits-judge",
+        "noiseloom evaluate modality=video samples=clips reference=real_clips options.judge=video-digits-judge",
     ],
     "list": ["noiseloom list", "noiseloom list samplers schedules"],
 }

@@ -35,8 +35,8 @@ def known_settings(sampling: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def combined(own: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings asked for over a checkpoint's own over the defaults. Guidance by the same rule keeps what is not said
-    of it: ``guidance=3`` changes the scale, not which conditions the weak estimate keeps."""
+    """The settings asked for, over a checkpoint's own, over the defaults. Guidance by the same rule keeps what is not
+    said of it: ``guidance=3`` changes the scale, not which conditions the weak estimate keeps."""
     settings, guidance, mine = {**DEFAULTS, **own, **asked}, asked.get("guidance"), own.get("guidance")
     if isinstance(guidance, int | float) and guidance != 1:
         guidance = {"name": "classifier_free", "scale": guidance}

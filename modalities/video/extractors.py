@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,7 +21,6 @@ from ..component import BUNDLED, Component, find_component
 from ..distances import Array
 from ..extras import require
 from .clip import Clip
-from .judge import VideoJudge
 from .labelled import resized
 
 EXTRACTORS: Registry[Extractor] = Registry("extractor")
@@ -65,10 +64,35 @@ class Statistics(Extractor):
         return np.concatenate([places.mean(0), places.std(0), *(step.mean(0) for step in steps)])
 
 
+@runtime_checkable
+class Judge(Protocol):
+    """A component that says what it sees in a clip; ``VideoJudge`` is one."""
+
+    name: Any
+    figures: Any
+    gallery: torch.Tensor
+    label: str
+    classes: list[str]
+    size: int
+    colours: int
+
+    def embed(self, clips: Sequence[Clip]) -> torch.Tensor:
+        """(n, numbers of an embedding), float32, on the CPU."""
+        ...
+
+    def labels_seen(self, embeddings: torch.Tensor) -> list[str]:
+        """The classes of each clip, sorted: "3,8"."""
+        ...
+
+    def changes_seen(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """(n, changes): how likely each of ``changes.CHANGES`` was done to a clip's time."""
+        ...
+
+
 class Judged(Extractor):
     """The embeddings of a judge."""
 
-    def __init__(self, judge: VideoJudge, name: str) -> None:
+    def __init__(self, judge: Judge, name: str) -> None:
         self.judge, self.name = judge, name
         self.sees = f"all frames at {judge.size} x {judge.size}, {'grey' if judge.colours == 1 else 'RGB'}"
         self.gallery = _array(judge.gallery) if len(judge.gallery) else None
@@ -125,7 +149,7 @@ def build_extractor(spec: str | Path | Mapping[str, Any] | Component | Extractor
     return EXTRACTORS.build(spec if not isinstance(spec, Path) else str(spec))
 
 
-def find_judge(spec: str | Path | Component) -> VideoJudge:
+def find_judge(spec: str | Path | Component) -> Judge:
     """A judge from its name, its folder, or itself.
 
     Raises:
@@ -137,8 +161,8 @@ def find_judge(spec: str | Path | Component) -> VideoJudge:
     return _a_judge(spec)
 
 
-def _a_judge(component: Component) -> VideoJudge:
-    if not isinstance(component, VideoJudge):
+def _a_judge(component: Component) -> Judge:
+    if not isinstance(component, Judge):
         raise ValueError(f"the component {component.name!r} is no judge of videos: one made by video_judge is")
     return component
 

@@ -16,10 +16,9 @@ from ..report import Report, Row, mean_row, share
 from ..set_rows import real_sets, set_rows
 from .changes import CHANGES, CONTROLS, SHORTEST, control
 from .clip import Clip
-from .extractors import Extractor, build_extractor, find_judge
+from .extractors import Extractor, Judge, build_extractor, find_judge
 from .files import load
 from .frame_metrics import WINDOWS, mse, psnr, ssim, temporal_error
-from .judge import VideoJudge
 from .labelled import split_label
 from .motion import Motion, motion
 from .prediction import prediction_rows
@@ -128,7 +127,7 @@ def _usable(clips: Sequence[Clip | None]) -> list[Clip]:
     return [clip for clip in clips if clip is not None and len(clip)]
 
 
-def _score(clips: Sequence[Clip | None], judge: VideoJudge | None) -> list[Scores]:
+def _score(clips: Sequence[Clip | None], judge: Judge | None) -> list[Scores]:
     scores = []
     for clip in clips:
         if clip is None or not len(clip):
@@ -158,7 +157,7 @@ def _part(clip: Clip, half: int) -> Clip:
     return Clip(clip.frames[middle:] if half else clip.frames[:middle], clip.fps)
 
 
-def _clip_rows(scores: Sequence[Scores], judge: VideoJudge | None) -> list[Row]:
+def _clip_rows(scores: Sequence[Scores], judge: Judge | None) -> list[Row]:
     """What clips measure by themselves."""
     kept = [s for s in scores if not s.failure]
     rows = _seen_rows(scores, judge) if judge else []
@@ -184,7 +183,7 @@ def _clip_rows(scores: Sequence[Scores], judge: VideoJudge | None) -> list[Row]:
     return rows
 
 
-def _seen_rows(scores: Sequence[Scores], judge: VideoJudge) -> list[Row]:
+def _seen_rows(scores: Sequence[Scores], judge: Judge) -> list[Row]:
     """What a judge sees: exactly the classes asked, the same ones in both halves, motion that nothing was done to."""
     rows, unreadable = [], sum(bool(s.failure) for s in scores)
     asked = [s for s in scores if s.asked is not None] if judge.classes else []
