@@ -135,7 +135,7 @@ class VideoJudge(Component):
         """Logits of how often each class is shown (n, classes, MOST + 1), and of ``CHANGES`` (n, changes)."""
         x = F.gelu(embeddings)
         shown = x.new_zeros(len(x), 0) if self.shown is None else self.shown(x)
-        return shown.float().reshape(len(x), -1, MOST + 1), self.change(x).float()
+        return shown.float().reshape(len(x), len(self.classes), MOST + 1), self.change(x).float()
 
     @torch.no_grad()
     def embed(self, clips: Sequence[Clip]) -> Tensor:
