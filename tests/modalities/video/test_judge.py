@@ -116,6 +116,12 @@ def test_what_is_seen_is_a_label_again() -> None:
     assert judge.labels_seen(judge.embed([moving("dot")])) == ["bar,bar"]
 
 
+def test_of_no_clips_nothing_is_seen() -> None:
+    for judge in (VideoJudge(["3", "8"], size=16), VideoJudge(size=16)):
+        assert judge.labels_seen(judge.embed([])) == []
+        assert judge.changes_seen(judge.embed([])).shape == (0, len(CHANGES))
+
+
 # The network
 
 
