@@ -11,8 +11,9 @@ from torch import Generator, Tensor
 
 from .samples import Cond
 
-#: no conditions, but what is real, what is given, what went before and how far apart elements are: never dropped
-STRUCTURE = ("mask", "known", "past", "spacing")
+#: no conditions, but what is real, what is given, what went before, how far apart elements are, and the time that a
+#: step is to reach: never dropped
+STRUCTURE = ("mask", "known", "past", "spacing", "target")
 
 
 def null_value(value: Tensor) -> Tensor:

@@ -26,16 +26,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .blocks import Block, visible
-from .layers import (
-    LabelEmbedding,
-    ScalarEmbedding,
-    TimeEmbedding,
-    VectorEmbedding,
-    fourier_features,
-    layer_norm,
-    modulate,
-    module_key,
-)
+from .conditioned import Conditioned
+from .layers import fourier_features, layer_norm, modulate
 from .patches import Patches, known_map
 from .positions import Rotary, between_ends, grid_positions, rotary
 
@@ -44,7 +36,7 @@ ATTENTION = {"full": ("all",), "factorised": ("space", "time")}  # what the toke
 SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}  # width, depth, heads
 
 
-class DiT(nn.Module):
+class DiT(Conditioned):
     """``forward(x, t, cond, previous)``: (batch, channels, *grid) to the same shape and dtype.
 
     ``t`` in [0, 1] is one number, (batch,), (batch, frames) or otherwise left-aligned with the grid, or of the sample's
@@ -84,6 +76,7 @@ class DiT(nn.Module):
         self_condition: take ``previous``, the last estimate of x0 (zeros where None), as further channels.
         element_times: take the time of each element as further channels, as they are where any part of a token may be
             known; tokens are then modulated by the highest time of the sample, not by their own.
+        two_times: take ``cond["target"]``, the time that a step from ``t`` is to reach (``Conditioned``): a flow map.
         spacing: distance between neighbouring elements, e.g. (seconds, pixels, pixels), where a sample gives none.
         edges: axes along which a token is told how far it is between the two ends of the grid: rotary positions say how
             far tokens are from each other, not where a wall is. Not for an axis with padding.
@@ -112,6 +105,7 @@ class DiT(nn.Module):
         in_context: bool = False,
         self_condition: bool = False,
         element_times: bool = False,
+        two_times: bool = False,
         edges: Sequence[int] = (),
         spacing: Sequence[float] | None = None,
         wavelengths: Sequence[tuple[float, float]] | None = None,
@@ -147,14 +141,7 @@ class DiT(nn.Module):
         self.embed = nn.Linear(elements * inputs, width)
         self.edge_axes = tuple(edges)
         self.edges = nn.Linear(_EDGE_FEATURES * len(self.edge_axes), width, bias=False) if edges else None
-        self.time = TimeEmbedding(width)
-        classes = {"label": labels} if isinstance(labels, int) else dict(labels or {})
-        self.label_names, self.vector_dims = tuple(classes), dict(vectors or {})
-        self.labels = nn.ModuleDict({module_key(name): LabelEmbedding(count, width) for name, count in classes.items()})
-        self.vectors = nn.ModuleDict(
-            {module_key(name): VectorEmbedding(dim, width) for name, dim in (vectors or {}).items()}
-        )
-        self.scalars = ScalarEmbedding(scalars, width) if scalars else None
+        self.embed_conditions(width, labels, scalars, vectors, two_times)
         self.context = nn.Linear(context_dim, width) if context_dim is not None else None
         if context_dim is not None:
             self.null_context = nn.Parameter(torch.empty(1, 1, width))
@@ -175,10 +162,9 @@ class DiT(nn.Module):
                 nn.init.zeros_(parameter)
             elif name.endswith("_gain"):
                 nn.init.ones_(parameter)
-            elif "null" in name or name.startswith(("time.", "labels.")):
-                nn.init.normal_(parameter, std=0.02)
-            else:
+            elif parameter.ndim > 1:
                 nn.init.xavier_uniform_(parameter)
+        self.init_conditions()
 
     def regions(self) -> list[nn.Module]:
         """The blocks: one piece of code (two where they are factorised), so that one of them is compiled for all."""
@@ -255,7 +241,7 @@ class DiT(nn.Module):
             else:
                 context_keys = context_keys[:, None, None]  # against (batch, heads, queries, keys)
 
-        c = self._condition(times, cond, batch)
+        c = F.silu(self.condition(times, cond, batch)).unsqueeze(2)
         groups = times.shape[1]
         if self.factorised:  # groups are frames: where times differ within a frame, its tokens are modulated each
             if groups > counts[0]:
@@ -364,19 +350,6 @@ class DiT(nn.Module):
         spacing = cond["spacing"]
         spacing = torch.where(spacing.isnan(), spacing.new_tensor(self.spacing), spacing)
         return (spacing * spacing.new_tensor(self.patch))[:, own]
-
-    def _condition(self, times: Tensor, cond: Mapping[str, Any], batch: int) -> Tensor:
-        """What modulates each group: (batch or 1, groups, 1, width)."""
-        c = self.time(times)
-        for name, embed in zip(self.label_names, self.labels.values(), strict=True):
-            label = cond[name] if name in cond else torch.full((batch,), -1, device=times.device)
-            c = c + embed(label).unsqueeze(1)
-        for (name, dim), embed in zip(self.vector_dims.items(), self.vectors.values(), strict=True):
-            vector = cond[name] if name in cond else torch.full((batch, dim), math.nan)
-            c = c + embed(vector.to(times.device)).unsqueeze(1)
-        if self.scalars is not None:
-            c = c + self.scalars(cond, batch).unsqueeze(1)
-        return F.silu(c).unsqueeze(2)
 
     def _context(self, cond: Mapping[str, Any], batch: int) -> tuple[Tensor, Tensor]:
         """The context as (batch, 1 + length, width), a learned token first, and which of its tokens are given."""

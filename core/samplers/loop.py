@@ -90,8 +90,9 @@ def sample(
         x, denoise, settle = impose(x), _seeing(denoise, known, impose), _settling(space, impose)
     moves = sampler.plan(schedule, grid) if len(grid) > 1 else []
 
-    def bound(x: Sample, t: Tensor, previous: Sample | None) -> Estimate:
-        return denoise(x, t, cond, previous)
+    def bound(x: Sample, t: Tensor, previous: Sample | None, target: Tensor | None = None) -> Estimate:
+        told = cond if target is None else {**(cond or {}), "target": target.expand(batch_size(x), *target.shape[1:])}
+        return denoise(x, t, told, previous)
 
     def noise() -> Sample:
         return space.noise(x, generators or ())

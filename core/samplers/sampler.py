@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -26,7 +26,12 @@ from ..schedules import Schedule
 SAMPLERS: Registry[Sampler] = Registry("sampler")
 
 Weight: TypeAlias = "float | Tensor"
-BoundDenoise: TypeAlias = Callable[[Sample, Tensor, "Sample | None"], Estimate]
+
+
+class BoundDenoise(Protocol):
+    """A denoiser with its conditions; ``target``: where the step is to end, for a network of two times."""
+
+    def __call__(self, x: Sample, t: Tensor, previous: Sample | None, target: Tensor | None = None) -> Estimate: ...
 
 
 class State(NamedTuple):
@@ -65,7 +70,7 @@ class Sampler(ABC):
     def step(
         self, denoise: BoundDenoise, x: Sample, coefficients: Any, state: State, noise: Callable[[], Sample]
     ) -> tuple[Sample, State]:
-        """One step. ``denoise(x, t, previous)`` has its conditions bound; ``noise()`` draws standard noise."""
+        """One step. ``denoise(x, t, previous, target)`` has its conditions bound; ``noise()`` draws standard noise."""
 
 
 class Stage(NamedTuple):
@@ -75,6 +80,7 @@ class Stage(NamedTuple):
         t: where the denoiser is called.
         weights: of (x at the start of the step, the estimate D, earlier records, newest first).
         record: what to keep of the call, as weights of (x at t, D); None keeps D.
+        target: the time that the network is told the step ends at; None tells none.
         correct: if given, weights of (x, the last step's base, D, records): the start of the step, improved by D.
     """
 
@@ -82,6 +88,7 @@ class Stage(NamedTuple):
     weights: tuple[Weight, ...]
     record: tuple[Weight, Weight] | None = None
     correct: tuple[Weight, ...] | None = None
+    target: Tensor | None = None
 
 
 class Move(NamedTuple):
@@ -116,7 +123,8 @@ class LinearSampler(Sampler):
         start = x if coefficients.lift is None else combine(coefficients.lift, (x, noise()))
         x, (x0, records, base) = start, state
         for stage in coefficients.stages:
-            x0 = denoise(x, stage.t, x0).x0
+            told = () if stage.target is None else (stage.target,)
+            x0 = denoise(x, stage.t, x0, *told).x0
             if stage.correct is not None:
                 start = combine(stage.correct, (start, base, x0, *records))
             record = x0 if stage.record is None else combine(stage.record, (x, x0))

@@ -1,5 +1,6 @@
 """Known pixels as a condition on the latent grid: one for frames to go on from, to lead up to, to fill between and
-around, and the same for latents and for pixels. A position that knows nothing holds zeros."""
+around, and the same for latents and for pixels. A position that knows nothing holds zeros, or what is known of it at
+the nearest time."""
 
 from __future__ import annotations
 
@@ -19,7 +20,24 @@ def given_width(factors: Sequence[int], colours: int) -> int:
     return factors[0] * factors[1] * factors[2] * (colours + 1)
 
 
-def given_cells(frames: Tensor, known: Tensor, factors: Sequence[int]) -> Tensor:
+def held(frames: Tensor, known: Tensor) -> Tensor:
+    """Frames whose unknown pixels hold the same pixel of the nearest time at which it is known, the earlier of two; zero
+    where it never is. Stable Video Diffusion (arXiv:2311.15127) tells every frame its first one likewise.
+
+    Args:
+        frames: (batch, T, H, W, colours).
+        known: (batch, T, H, W), boolean.
+    """
+    count = known.shape[1]
+    now = torch.arange(count, device=known.device).view(1, -1, 1, 1).expand_as(known)
+    before = torch.where(known, now, -count - 1).cummax(1).values
+    after = torch.where(known, now, 3 * count).flip(1).cummin(1).values.flip(1)
+    nearest = torch.where(now - before <= after - now, before, after).clamp(0, count - 1)
+    values = frames.gather(1, nearest.unsqueeze(-1).expand_as(frames))
+    return torch.where(known.any(1, keepdim=True).unsqueeze(-1), values, 0)
+
+
+def given_cells(frames: Tensor, known: Tensor, factors: Sequence[int], *, hold: bool = False) -> Tensor:
     """The known pixels of each latent position, then a 1 for each that is known: (batch, t, h, w, ``given_width``),
     either part in the order of time, height, width (and colours) within a position.
 
@@ -30,8 +48,9 @@ def given_cells(frames: Tensor, known: Tensor, factors: Sequence[int]) -> Tensor
         frames: (batch, T, H, W, colours) in [-1, 1].
         known: (batch, T, H, W), boolean.
         factors: (ft, fh, fw) of the representation.
+        hold: pixels that are not known hold those of the nearest time (``held``), not zeros.
     """
     seen, (ft, fh, fw), (_, count, height, width) = known.unsqueeze(-1), factors, known.shape
     after = (0, 0, 0, -width % fw, 0, -height % fh, ft - 1, -(count - 1) % ft)  # the last axis first
-    both = torch.where(seen, frames, 0), seen.to(frames.dtype)
+    both = held(frames, known) if hold else torch.where(seen, frames, 0), seen.to(frames.dtype)
     return torch.cat([merge(F.pad(x, after), factors) for x in both], dim=-1)

@@ -33,6 +33,9 @@ from .tasks import random_known
 from .windows import VideoLayout, windows
 
 
+_AXES = ("time", "height", "width")  # of frames, after the batch
+
+
 @dataclass(frozen=True)
 class VideoPlan(Plan):
     """What one video is to be; ``index`` says which of several inputs is its own."""
@@ -52,6 +55,8 @@ class Video(Modality):
         fps: frames a second of the training data.
         preparation: options of ``Preparation``, what clips go through before training.
         known_rate: the share of training clips of which pixels are known, for all tasks but generating.
+        hold_known: the network sees what is known of a pixel at the nearest time wherever it is not known (``held``).
+        mirror: axes, of "time", "height" and "width", along which training clips are mirrored, each for half of them.
         prediction: what the network says. The noise in ``velocity`` needs a network wider than a token has numbers;
             ``x0`` does not.
         judge: a judge component that looks at samples when they are scored; None: they are scored without one.
@@ -71,6 +76,8 @@ class Video(Modality):
         fps: float = 10.0,
         preparation: Mapping[str, Any] | None = None,
         known_rate: float = 0.5,
+        hold_known: bool = False,
+        mirror: Sequence[str] = (),
         prediction: str = "velocity",
         judge: Mapping[str, Any] | str | None = None,
         judge_figures: Mapping[str, float] | None = None,
@@ -88,7 +95,12 @@ class Video(Modality):
         self.options = dict(preparation or {})
         self.preparation = self._preparation(self.representation, self.options)
         self.size, self.fps = (int(size[0]), int(size[1])), float(fps)
+        if wrong := [axis for axis in mirror if axis not in _AXES]:
+            raise ValueError(unknown("axis to mirror", str(wrong[0]), _AXES))
+        if mirror and self.representation.cached:
+            raise ValueError("mirror needs a representation whose latents are not cached, such as pixels")
         self.known_rate, self.prediction = float(known_rate), prediction
+        self.hold_known, self.mirror = hold_known, [axis for axis in _AXES if axis in mirror]
         self.judge: Any = None if judge is None else find_component(judge)
         if judge_figures:
             self.judge.figures = dict(judge_figures)
@@ -104,6 +116,8 @@ class Video(Modality):
             "fps": self.fps,
             "preparation": self.options,
             "known_rate": self.known_rate,
+            "hold_known": self.hold_known,
+            "mirror": self.mirror,
             "prediction": self.prediction,
             "judge": None if self.judge is None else self.judge.spec(),
             "judge_figures": None if self.judge is None else dict(self.judge.figures),
@@ -187,7 +201,12 @@ class Video(Modality):
         return scale_warnings(dataset, self.mean.tolist(), self.std.tolist())
 
     def encode(self, items: Sequence[Item], generators: Sequence[Generator] | None = None) -> Example:
-        x0 = (torch.from_numpy(np.stack([item.latents for item in items])).float() - self.mean) / self.std
+        latents = torch.from_numpy(np.stack([item.latents for item in items])).float()
+        frames = signed(np.stack([item.clip.frames for item in items]))
+        if generators is not None and self.mirror:
+            frames = self._mirrored(frames, generators)
+            latents = self.representation.encode(frames)
+        x0 = (latents - self.mean) / self.std
         cond: dict[str, Any] = self.conditions.tensors([item.clip.values for item in items])
         spacing = self._spacing([item.clip.fps for item in items])
         if generators is None:  # nothing is known: the task that says most of the model
@@ -195,11 +214,16 @@ class Video(Modality):
         cond = self.conditions.dropped(cond, generators)
         shape = items[0].clip.frames.shape[:3]
         known = torch.stack([random_known(shape, own, self.known_rate) for own in generators])
-        frames = signed(np.stack([item.clip.frames for item in items]))
         return Example(x0, Euclidean(), {**cond, **spacing, **self._given(frames, known)})
 
+    def _mirrored(self, frames: Tensor, generators: Sequence[Generator]) -> Tensor:
+        """Clips (batch, T, H, W, colours), each mirrored along a random choice of the axes."""
+        axes = [1 + _AXES.index(axis) for axis in self.mirror]
+        drawn = [[axis - 1 for axis in axes if float(torch.rand((), generator=own)) < 0.5] for own in generators]
+        return torch.stack([clip.flip(dims) for clip, dims in zip(frames, drawn, strict=True)])
+
     def _given(self, frames: Tensor, known: Tensor) -> dict[str, Tensor]:
-        return {GIVEN: given_cells(frames, known, self.representation.factors)}
+        return {GIVEN: given_cells(frames, known, self.representation.factors, hold=self.hold_known)}
 
     def _spacing(self, fps: Sequence[float]) -> dict[str, Tensor]:
         """How far apart latent frames are, where the rate is not that of the training data."""
