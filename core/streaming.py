@@ -30,7 +30,8 @@ def stream(
     seeds: int | Sequence[int] | None = None,
     **options: Any,
 ) -> Iterator[Tensor]:
-    """Chunk after chunk, each given those before it.
+    """Chunk after chunk, each given those before it. The frames of one chunk are made together, but earlier ones do not
+    see later ones: for the solution of their joint equation let a chunk be one frame.
 
     Args:
         denoise: a denoiser whose network is causal, trained with clean frames before noisy ones; or guidance of it.

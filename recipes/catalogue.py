@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 _HERE = Path(__file__).parent
 
@@ -36,6 +37,16 @@ def recipes() -> dict[str, str]:
         about = next((line[2:] for line in comments if not line.startswith("# @")), "")
         found[path.relative_to(folder).with_suffix("").as_posix()] = about
     return found
+
+
+def recipe_values(name: str) -> dict[str, Any] | None:
+    """What the file of a recipe says; None where there is no such recipe."""
+    from omegaconf import OmegaConf
+
+    if name not in recipes():
+        return None
+    values: Any = OmegaConf.to_container(OmegaConf.load(_HERE / "conf" / "recipe" / f"{name}.yaml"))
+    return dict(values)
 
 
 def checkpoints() -> dict[str, Path]:

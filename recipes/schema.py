@@ -25,6 +25,7 @@ REGISTERED = {
     "network": "networks",
     "schedule": "schedules",
     "objective": "objectives",
+    "method": "objectives",
     "sampler": "samplers",
     "grid": "grids",
     "order": "orders",

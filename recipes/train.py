@@ -33,16 +33,31 @@ class Recipe:
         source = data.pop("source", None)
         if source is None:
             raise ValueError("no data: data.source=FILE_OR_FOLDER")
-        options = dict(config.modality)
-        cls = modality_class(options.pop("name", None) or "")
-        self.config, self.source = config, str(source)
-        self.modality: Modality = cls.fitted(self.source, data, **options)
+        self.config, self.source, self.schedule = config, str(source), config.schedule
+        self.modality: Modality = self.build_modality(data)
         self.datasets = {split: self.modality.dataset(self.source, split, **data) for split in ("train", "valid")}
-        self.network_spec = {**self.modality.network_options(), **config.network}
+        self.network_spec = self.network_options()
         torch.manual_seed(config.trainer.seed)
+        self.denoiser = self.build_denoiser()
+        self.objective: Any = OBJECTIVES.build(config.objective, **self.objective_options())
+
+    def build_modality(self, data: Mapping[str, Any]) -> Modality:
+        """Fitted to the data; ``data`` are the options of reading it."""
+        options = dict(self.config.modality)
+        return modality_class(options.pop("name", None) or "").fitted(self.source, data, **options)
+
+    def network_options(self) -> dict[str, Any]:
+        """The network and all its options: what the data dictates, and what was chosen."""
+        return {**self.modality.network_options(), **self.config.network}
+
+    def build_denoiser(self) -> Denoiser:
+        """The denoiser with its first weights."""
         network = NETWORKS.build(self.network_spec)
-        self.denoiser = Denoiser(network, config.schedule, **self.modality.denoiser_options())
-        self.objective = OBJECTIVES.build(config.objective, couple=self.modality.couple)
+        return Denoiser(network, self.schedule, **self.modality.denoiser_options())
+
+    def objective_options(self) -> dict[str, Any]:
+        """What an objective is given beside its own options, where it asks for it."""
+        return {"couple": self.modality.couple}
 
     def data(self, split: str) -> Items | None:
         """The items of a split; None where it is empty."""
@@ -55,7 +70,7 @@ class Recipe:
         return {
             "modality": {"name": self.modality.name, **self.modality.config},
             "network": self.network_spec,
-            "schedule": config.schedule,
+            "schedule": self.schedule,
             "objective": config.objective,
             "data": {"source": self.source, "items": len(self.datasets["train"])},
         }
@@ -68,7 +83,7 @@ class Recipe:
         out = {
             "modality": fingerprint["modality"],
             "network": fingerprint["network"],
-            "schedule": config.schedule,
+            "schedule": fingerprint["schedule"],
             **self.modality.denoiser_options(),
             "recipe": config.recipe,
             "seed": config.trainer.seed,
@@ -110,12 +125,19 @@ class Recipe:
             print(f"warning: {line}", file=sys.stderr)
 
 
+def distillation(config: TrainConfig) -> Recipe:
+    """The recipe of a student of ``config.teacher``."""
+    from .distill import Distillation
+
+    return Distillation(config)
+
+
 def run(config: TrainConfig) -> None:
     """Train, preview, and write the finished checkpoint to ``<out>/checkpoint``; or so with a component."""
     if config.component:
         train_component.run(config)
         return
-    recipe = Recipe(config)
+    recipe = distillation(config) if config.teacher else Recipe(config)
     directory = Path(config.out)
     for split, dataset in recipe.datasets.items():
         print(f"{recipe.source} ({split})\n{dataset.report}\n", file=sys.stderr)

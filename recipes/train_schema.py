@@ -26,6 +26,8 @@ class TrainConfig:
         network: the network.
         schedule: how signal becomes noise.
         objective: what is minimised.
+        teacher: a checkpoint to distil, by name or folder; its modality, network and weights are the student's.
+        method: how it is distilled: an objective that takes a teacher.
         trainer: how long and how.
         sampling: the sample options that the checkpoint recommends, e.g. sampling.sampler=dpmpp_2m.
         half: store the finished weights as float16, half the size.
@@ -41,6 +43,8 @@ class TrainConfig:
     network: Named = named()
     schedule: Named = named("flow")
     objective: Named = named("denoising")
+    teacher: str | None = None
+    method: Named = named()
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     sampling: dict[str, Any] = field(default_factory=dict)
     half: bool = False

@@ -21,7 +21,7 @@ from .page import page
 from .reading import read
 from .sheets import contact_sheet, overview
 from .sources import find_clips
-from .writing import QUALITY, animation, write_mp4
+from .writing import QUALITY, animation, check_quality, write_mp4
 
 SHOWN = 24  # clips on the sheet of all
 COLUMNS = ("index", "file", "frames", "fps", "height", "width", "seconds", "seed", "failure")
@@ -55,6 +55,7 @@ def save(
         ValueError: not one seed for each clip, or a quality that there is not.
         CannotWrite: a full disk, no permission, a file in the folder's place.
     """
+    check_quality(quality)
     if len(seeds) != len(artifacts):
         raise ValueError(f"{len(seeds)} seeds for {len(artifacts)} clips")
     make_folder(directory)

@@ -21,8 +21,8 @@ def given_width(factors: Sequence[int], colours: int) -> int:
 
 
 def held(frames: Tensor, known: Tensor) -> Tensor:
-    """Frames whose unknown pixels hold the same pixel of the nearest time at which it is known, the earlier of two; zero
-    where it never is. Stable Video Diffusion (arXiv:2311.15127) tells every frame its first one likewise.
+    """Frames whose unknown pixels hold the same pixel of the nearest time at which it is known (the earlier of two);
+    zero where it never is. Stable Video Diffusion (arXiv:2311.15127) tells every frame its first one likewise.
 
     Args:
         frames: (batch, T, H, W, colours).

@@ -32,7 +32,6 @@ from .request import VideoRequest
 from .tasks import random_known
 from .windows import VideoLayout, windows
 
-
 _AXES = ("time", "height", "width")  # of frames, after the batch
 
 

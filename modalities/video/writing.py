@@ -19,6 +19,15 @@ _DISK = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EACCES, errno.EPERM, err
 _LIMITED, _FULL, _BT601 = 1, 2, 6  # FFmpeg's numbers of the ranges and of the matrix
 
 
+def check_quality(quality: int) -> None:
+    """
+    Raises:
+        ValueError: no constant rate factor of x264.
+    """
+    if not 0 <= quality <= 51:
+        raise ValueError(f"quality is 0 (lossless) to 51, not {quality}")
+
+
 def write_mp4(path: Path, clip: Clip, *, quality: int = QUALITY) -> Path:
     """Write H.264 without B-frames, whole or not at all; the index comes first, so that it plays while it loads.
 
@@ -33,8 +42,7 @@ def write_mp4(path: Path, clip: Clip, *, quality: int = QUALITY) -> Path:
         CannotWrite: a full disk, no permission.
     """
     av = require("av", "video")
-    if not 0 <= quality <= 51:
-        raise ValueError(f"quality is 0 (lossless) to 51, not {quality}")
+    check_quality(quality)
     if not clip.frames.size:
         raise VideoError(path.name, "no frames to write")
     frames, height, width = clip.frames, *clip.size

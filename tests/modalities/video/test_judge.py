@@ -16,10 +16,14 @@ from noiseloom.core.randomness import StepRandomness, generator, sample_generato
 from noiseloom.modalities.component import load_component, save_component
 from noiseloom.modalities.video.changes import CHANGES, CONTROLS, control, order
 from noiseloom.modalities.video.clip import Clip
+from noiseloom.modalities.video.data import open_video
 from noiseloom.modalities.video.judge import MOST, VideoJudge
 from noiseloom.modalities.video.judgement import Judgement, changed
 from noiseloom.modalities.video.labelled import UNKNOWN, LabelledVideos, counted, resized, stacked
+from noiseloom.modalities.video.metrics import evaluate
+from noiseloom.modalities.video.prepare import Preparation
 from noiseloom.modalities.video.writing import write_mp4
+from noiseloom.recipes.catalogue import components
 
 CLASSES = ["bar", "dot"]
 
@@ -259,3 +263,16 @@ def test_wrong_options_are_refused() -> None:
     for options, match in (({"colours": 2}, "colours=2"), ({"size": 18}, "size=18"), ({"depths": (1,)}, "a depth for")):
         with pytest.raises(ValueError, match=match):
             tiny(**options)
+
+
+def test_the_bundled_judge_sees_clips_whose_digits_change_halfway() -> None:
+    pytest.importorskip("av", reason="needs the extra 'video'")
+    preparation = Preparation(channels=1, factor=4, sizes=[[64, 64]], frames=17)
+    windows = open_video("moving-digits-tiny", "train", preparation=preparation)
+    real = [windows[i] for i in range(48)]
+    swapped = control(real, "swapped")
+    judge = load_component(components()["video-digits-judge"])
+    seen = [evaluate(clips, real, judge=judge).values() for clips in (real, swapped)]
+    assert seen[1]["frechet_distance"] > 3 * seen[0]["frechet_distance"]
+    assert seen[1]["kernel_distance"] > 10 * max(seen[0]["kernel_distance"], 1.0)
+    assert seen[0]["identity_stability"] > 80 > 60 > seen[1]["identity_stability"]
