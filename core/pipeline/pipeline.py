@@ -262,6 +262,10 @@ class Pipeline:
         if not finished:
             yield self.modality.decode(x0, layout)[0]
 
+    def guided(self, **options: Any) -> Denoise:
+        """The denoiser of one trajectory as ``sample`` would use it with these options: guided, in its precision."""
+        return self._denoise(self._settings(options)[0], Counter())
+
     def _settings(self, options: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
         """The sampling settings, the checkpoint's own where none are given, and the request of the other options."""
         asked = {key: value for key, value in options.items() if key in DEFAULTS and value is not None}
