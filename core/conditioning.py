@@ -11,9 +11,9 @@ from torch import Generator, Tensor
 
 from .samples import Cond
 
-#: no conditions, but what is real, what is given, what went before, how far apart elements are, and the time that a
-#: step is to reach: never dropped
-STRUCTURE = ("mask", "known", "past", "spacing", "target")
+#: no conditions, but what is real, what is given, what went before, how far apart elements are, the time that a step is
+#: to reach, and which blocks of the network are perturbed: never dropped
+STRUCTURE = ("mask", "known", "past", "spacing", "target", "perturbed")
 
 
 def null_value(value: Tensor) -> Tensor:

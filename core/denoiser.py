@@ -86,17 +86,24 @@ class Denoiser(nn.Module):
         """What an output says of x0 and the noise. An element at sigma = 0 (a known one) is its own x0."""
         x0s: dict[str, Tensor] = {}
         noises: dict[str, Callable[[], Tensor]] = {}
+        variances: dict[str, Tensor | None] = {}
         for name, part in parts(x).items():
             time = _time(pick(t, name))
             alpha, sigma = self.schedule.alpha_sigma(time)
-            x0, noises[name] = self.part_prediction(name).estimate(part, pick(output, name), alpha, sigma)
+            prediction, said = self.part_prediction(name), pick(output, name)
+            x0, noises[name] = prediction.estimate(part, said, alpha, sigma)
+            variances[name] = prediction.variance(part, said)
             if time.ndim > 1:  # per-element time: some elements may be known
                 known = align_left((sigma == 0).to(part.device), part)
                 x0 = torch.where(known, part / scale_like(alpha, part), x0)
             x0s[name] = x0
         if isinstance(x, Tensor):
-            return Estimate(x0s[WHOLE], noises[WHOLE])
-        return Estimate(product(x0s), lambda: product({name: noise() for name, noise in noises.items()}))
+            return Estimate(x0s[WHOLE], noises[WHOLE], variance=variances[WHOLE])
+        told = {name: variance for name, variance in variances.items() if variance is not None}
+        variance = product(told) if len(told) == len(variances) else None
+        return Estimate(
+            product(x0s), lambda: product({name: noise() for name, noise in noises.items()}), variance=variance
+        )
 
     def forward(self, x: Sample, t: Time, cond: Cond | None = None, previous: Sample | None = None) -> Estimate:
         return self.estimate(x, t, self.output(x, t, cond, previous))
@@ -118,16 +125,20 @@ class UnderSchedule:
         def trained_time(part: Tensor, time: Any) -> Tensor:
             return self.trained.time_of_log_snr(self.schedule.log_snr(_time(time)))
 
-        def rescaled(part: Tensor, time: Any, own: Tensor) -> Tensor:
+        def rescaled(part: Tensor, time: Any, own: Tensor, power: float = 0.5) -> Tensor:
             (alpha, sigma), (alpha_own, sigma_own) = (
                 self.schedule.alpha_sigma(_time(time)),
                 self.trained.alpha_sigma(own),
             )
             ratio = (alpha_own**2 + sigma_own**2) / (alpha**2 + sigma**2)
-            return part * scale_like(torch.sqrt(ratio), part)
+            return part * scale_like(ratio**power, part)
 
         own = map_parts(trained_time, x, t) if _mixed(t) else trained_time(torch.empty(0), t)
-        return self.denoise(map_parts(rescaled, x, t, own), own, cond, previous)
+        estimate = self.denoise(map_parts(rescaled, x, t, own), own, cond, previous)
+        if estimate.shift is None:
+            return estimate
+        shift = map_parts(rescaled, estimate.shift, t, own, -0.5)
+        return Estimate(estimate.x0, lambda: estimate.noise, shift, estimate.variance)
 
 
 class FunctionDenoiser:

@@ -136,6 +136,15 @@ def _from_log_snr(log_snr: Tensor, schedule: Schedule) -> Tensor:
     return torch.cat([schedule.time_of_log_snr(log_snr), torch.zeros(1, dtype=torch.float64)])
 
 
+def _sigmas(name: str, low: float, high: float | None, schedule: Schedule) -> tuple[float, float]:
+    """The ends of sigma / alpha; the upper one by default the schedule's, or 80 where that is infinite."""
+    largest = math.exp(-float(schedule.log_snr(1.0)) / 2)
+    high = high if high is not None else 80.0 if math.isinf(largest) else largest
+    if not 0 < low < high:
+        raise ValueError(f"{name} needs 0 < sigma_min < sigma_max, got {low} and {high}")
+    return low, high
+
+
 @GRIDS.register("karras")
 def karras(sigma_min: float = 0.002, sigma_max: float | None = None, rho: float = 7.0) -> Rule:
     """``steps`` values of sigma / alpha equally spaced after the rho-th root, then 0 (Karras et al. 2022, eq. 5).
@@ -147,12 +156,45 @@ def karras(sigma_min: float = 0.002, sigma_max: float | None = None, rho: float 
     """
 
     def rule(steps: int, schedule: Schedule) -> Tensor:
-        largest = math.exp(-float(schedule.log_snr(1.0)) / 2)
-        high = sigma_max if sigma_max is not None else 80.0 if math.isinf(largest) else largest
-        if not 0 < sigma_min < high:
-            raise ValueError(f"karras needs 0 < sigma_min < sigma_max, got {sigma_min} and {high}")
-        roots = torch.linspace(high ** (1 / rho), sigma_min ** (1 / rho), steps, dtype=torch.float64)
+        low, high = _sigmas("karras", sigma_min, sigma_max, schedule)
+        roots = torch.linspace(high ** (1 / rho), low ** (1 / rho), steps, dtype=torch.float64)
         return _from_log_snr(-2 * rho * torch.log(roots), schedule)
+
+    return rule
+
+
+@GRIDS.register("exponential")
+def exponential(sigma_min: float = 0.002, sigma_max: float | None = None, rho: float = 1.0) -> Rule:
+    """``steps`` values of sigma / alpha equally spaced in their logarithm, then 0; with ``rho`` in its rho-th root
+    ("polyexponential"; Crowson, k-diffusion).
+
+    Args:
+        sigma_min: the last value before 0.
+        sigma_max: the first; by default the schedule's largest, 80 where that is infinite.
+        rho: larger values spend more steps near the data.
+    """
+    if rho <= 0:
+        raise ValueError(f"rho must be positive, got {rho}")
+
+    def rule(steps: int, schedule: Schedule) -> Tensor:
+        low, high = _sigmas("exponential", sigma_min, sigma_max, schedule)
+        ramp = torch.linspace(1, 0, steps, dtype=torch.float64) ** rho
+        return _from_log_snr(-2 * (math.log(low) + ramp * math.log(high / low)), schedule)
+
+    return rule
+
+
+@GRIDS.register("beta")
+def beta(a: float = 0.6, b: float = 0.6) -> Rule:
+    """The times at equally spaced quantiles of Beta(a, b), 1 and 0 among them: below 1, more at both ends (Lee et al.
+    2024)."""
+    if min(a, b) <= 0:
+        raise ValueError(f"beta needs a > 0 and b > 0, got {a} and {b}")
+
+    def rule(steps: int, schedule: Schedule) -> Tensor:
+        from scipy.special import betaincinv
+
+        return torch.as_tensor(betaincinv(a, b, torch.linspace(1, 0, steps + 1, dtype=torch.float64).numpy()))
 
     return rule
 
@@ -172,6 +214,28 @@ def log_snr(low: float | None = None, high: float = 10.0) -> Rule:
         if not start < high or math.isinf(high):
             raise ValueError(f"log_snr needs low < high, both finite, got {start} and {high}")
         return _from_log_snr(torch.linspace(start, high, steps, dtype=torch.float64), schedule)
+
+    return rule
+
+
+@GRIDS.register("logistic")
+def logistic(centre: float = 0.5, width: float = 1.15) -> Rule:
+    """Quantiles of a logistic law of log(sigma / alpha): ``sigma / alpha = centre (u / (1 - u))^width``, u falling in
+    equal steps from the schedule's end to 0. Steps are densest about ``centre``, where samples take shape, on any
+    schedule.
+
+    Args:
+        centre: of sigma / alpha, for data of unit standard deviation.
+        width: larger ones spread the steps more; with 1 the steps are equal on a flow schedule shifted by ``centre``.
+    """
+    if min(centre, width) <= 0:
+        raise ValueError(f"logistic needs centre > 0 and width > 0, got {centre} and {width}")
+
+    def rule(steps: int, schedule: Schedule) -> Tensor:
+        end = torch.sigmoid((-schedule.log_snr(1.0) / 2 - math.log(centre)) / width)
+        u = torch.linspace(1, 0, steps + 1, dtype=torch.float64)[1:-1] * end
+        inside = schedule.time_of_log_snr(-2 * (math.log(centre) + width * torch.logit(u)))
+        return torch.cat([inside.new_ones(1), inside, inside.new_zeros(1)])
 
     return rule
 

@@ -10,6 +10,7 @@ with ``x = alpha x0 + sigma noise`` it is a 2 x 2 system of determinant ``d = al
     x0         1                          0                          -sigma
     v          -sigma                     alpha                      alpha^2 + sigma^2
     velocity   -1                         1                          alpha + sigma
+    score      0                          -1 / sigma                 -alpha / sigma
     edm        sigma / (s sqrt(V))        -alpha s / sqrt(V)         -sqrt(V) / s        V = alpha^2 s^2 + sigma^2
 
 ``categorical`` is the exception: the output is logits over the classes of a scaled one-hot, trained by cross-entropy,
@@ -19,7 +20,8 @@ and x0 is the posterior mean (Dieleman et al. 2022).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,13 +35,26 @@ _INFINITE = 1e30  # a coefficient beyond this marks a part that x and the output
 
 
 class Estimate:
-    """What a denoiser says of ``x_t``: the clean sample ``x0`` and the ``noise``, computed on first use."""
+    """What a denoiser says of ``x_t``: the clean sample ``x0`` and the ``noise``, computed on first use.
 
-    __slots__ = ("_noise", "x0")
+    ``alpha x0 + sigma noise`` is ``x_t``, moved by ``shift`` where a denoiser says that a step is to start elsewhere.
+    ``variance``, where it says one, is that of a reverse step: how far its logarithm lies from the smallest, 0, to the
+    largest, 1.
+    """
 
-    def __init__(self, x0: Sample, noise: Sample | Callable[[], Sample]) -> None:
+    __slots__ = ("_noise", "shift", "variance", "x0")
+
+    def __init__(
+        self,
+        x0: Sample,
+        noise: Sample | Callable[[], Sample],
+        shift: Sample | None = None,
+        variance: Sample | None = None,
+    ) -> None:
         self.x0 = x0
         self._noise = noise
+        self.shift = shift
+        self.variance = variance
 
     @property
     def noise(self) -> Sample:
@@ -71,6 +86,10 @@ class Prediction(ABC):
     @abstractmethod
     def x0_per_output(self, alpha: Tensor, sigma: Tensor) -> Tensor:
         """``|d x0 / d output|``: a loss weight w on the error of x0 is ``w * x0_per_output^2`` on the output's."""
+
+    def variance(self, x: Tensor, output: Tensor) -> Tensor | None:
+        """What the output says of a reverse step's variance (``Estimate.variance``); most say nothing."""
+        return None
 
 
 class Linear(Prediction):
@@ -128,6 +147,13 @@ def velocity() -> Linear:
     return Linear(lambda alpha, sigma: (-torch.ones_like(alpha), torch.ones_like(alpha)))
 
 
+@PREDICTIONS.register("score")
+def score() -> Linear:
+    """``-noise / sigma``, the gradient of the log-density of x (Song et al. 2021). Its error grows as 1 / sigma^2: the
+    weighting ``snr`` makes it that of the noise, ``likelihood`` the bound on the likelihood."""
+    return Linear(lambda alpha, sigma: (torch.zeros_like(alpha), torch.where(sigma > 0, -1 / sigma, 0.0)))
+
+
 @PREDICTIONS.register("edm")
 def edm(sigma_data: float = 0.5) -> Linear:
     """A target of unit variance whose error in x0 vanishes with sigma (Karras et al. 2022, table 1), for any scaling.
@@ -143,6 +169,12 @@ def edm(sigma_data: float = 0.5) -> Linear:
         return sigma / (sigma_data * root), -alpha * sigma_data / root
 
     return Linear(mixture)
+
+
+def convert(output: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor, of: Linear, to: Linear) -> Tensor:
+    """What the network would have said of ``x``, had it been trained to predict ``to`` instead of ``of``."""
+    x0, noise = of.estimate(x, output, alpha, sigma)
+    return to.target(x0, noise(), alpha, sigma)
 
 
 @PREDICTIONS.register("categorical")
@@ -170,9 +202,82 @@ class Categorical(Prediction):
         return mean, lambda: a * x + b * mean
 
     def error(self, x: Tensor, output: Tensor, x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """Cross-entropy of the true class, in nats, ``(..., 1)``."""
+        """KL divergence in nats, ``(..., 1)``, from the classes that ``x0`` is a mean of: cross-entropy of a true class."""
         log_posterior = torch.log_softmax(self.logits(x, output, alpha, sigma), -1)
-        return -log_posterior.gather(-1, x0.argmax(-1, keepdim=True))
+        classes = x0.float().clamp(min=0)
+        classes = classes / classes.sum(-1, keepdim=True).clamp(min=1e-12)
+        return (torch.xlogy(classes, classes) - classes * log_posterior).sum(-1, keepdim=True)
+
+    def x0_per_output(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return torch.ones_like(alpha)
+
+
+@PREDICTIONS.register("learned_range")
+class LearnedRange(Prediction):
+    """Another prediction and, in as many channels more, the variance of the reverse step: 0 halfway between the
+    smallest and the largest logarithm, -1 and 1 at these (Nichol and Dhariwal 2021, eq. 15). ``error`` is that of the
+    other prediction; the objective ``hybrid`` trains both.
+
+    Args:
+        of: the other prediction.
+    """
+
+    def __init__(self, of: Prediction | str | Mapping[str, Any] = "noise") -> None:
+        self.of = PREDICTIONS.build(of)
+
+    def split(self, x: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+        """The two halves of the output, along the dimension that is twice as long as that of ``x``."""
+        twice = [i for i, (a, b) in enumerate(zip(output.shape, x.shape, strict=True)) if a == 2 * b]
+        if len(twice) != 1 or output.numel() != 2 * x.numel():
+            raise ValueError(f"learned_range needs twice the channels of {tuple(x.shape)}, got {tuple(output.shape)}")
+        said, variance = output.chunk(2, twice[0])
+        return said, variance
+
+    def estimate(self, x: Tensor, output: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
+        return self.of.estimate(x, self.split(x, output)[0], alpha, sigma)
+
+    def error(self, x: Tensor, output: Tensor, x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return self.of.error(x, self.split(x, output)[0], x0, noise, alpha, sigma)
+
+    def x0_per_output(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return self.of.x0_per_output(alpha, sigma)
+
+    def variance(self, x: Tensor, output: Tensor) -> Tensor:
+        return (self.split(x, output)[1] + 1) / 2
+
+
+@PREDICTIONS.register("classes")
+class Classes(Prediction):
+    """Logits over the classes of a token of ``core.categorical``, trained by cross-entropy.
+
+    Args:
+        prior: ``absorbing``: the last class is the mask, which is never predicted; a token that shows is its own x0,
+            and only masked ones count in the loss. ``uniform``: all count.
+    """
+
+    def __init__(self, prior: str = "absorbing") -> None:
+        if prior not in ("absorbing", "uniform"):
+            raise ValueError(f"prior must be 'absorbing' or 'uniform', got {prior!r}")
+        self.absorbing = prior == "absorbing"
+
+    def _logits(self, output: Tensor) -> Tensor:
+        output = output.float()
+        return (
+            torch.cat((output[..., :-1], torch.full_like(output[..., -1:], -torch.inf)), -1)
+            if self.absorbing
+            else output
+        )
+
+    def estimate(self, x: Tensor, output: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
+        x0 = torch.softmax(self._logits(output), -1).to(x.dtype)
+        x0 = torch.where(x[..., -1:] > 0, x0, x) if self.absorbing else x0
+        return x0, lambda: x
+
+    def error(self, x: Tensor, output: Tensor, x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """Cross-entropy of the true class, in nats, ``(..., 1)``."""
+        log_likely = torch.log_softmax(self._logits(output), -1)
+        loss = -log_likely.gather(-1, x0.argmax(-1, keepdim=True))
+        return torch.where(x[..., -1:] > 0, loss, 0.0) if self.absorbing else loss
 
     def x0_per_output(self, alpha: Tensor, sigma: Tensor) -> Tensor:
         return torch.ones_like(alpha)

@@ -5,6 +5,7 @@ a *scaling* that says how large x_t is:
 
     preserving   alpha^2 + sigma^2 = 1        alpha = sqrt(sigmoid(l)),  sigma = sqrt(sigmoid(-l))
     flow         alpha + sigma = 1            alpha = sigmoid(l / 2),    sigma = sigmoid(-l / 2)
+    sub          alpha^2 + sigma = 1          alpha = 2 / (q + sqrt(q^2 + 4)), sigma = q alpha, q = exp(-l / 2)
     exploding    alpha = 1                    sigma = exp(-l / 2)
 
 All arithmetic is float64, on the device of ``t`` (the CPU in samplers and in training). Solvers only ever use alpha,
@@ -15,15 +16,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .registry import Registry
 
-Scaling = Literal["preserving", "flow", "exploding"]
+Scaling = Literal["preserving", "flow", "sub", "exploding"]
 SCHEDULES: Registry[Schedule] = Registry("schedule")
 
 
@@ -33,6 +34,9 @@ def scales(log_snr: Tensor, scaling: Scaling) -> tuple[Tensor, Tensor]:
         return torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
     if scaling == "flow":
         return torch.sigmoid(log_snr / 2), torch.sigmoid(-log_snr / 2)
+    if scaling == "sub":
+        snr = torch.exp(log_snr)  # each form is exact at both ends
+        return 2 / (torch.exp(-log_snr / 2) + torch.sqrt(1 / snr + 4)), 2 / (1 + torch.sqrt(1 + 4 * snr))
     return torch.ones_like(log_snr), torch.exp(-log_snr / 2)
 
 
@@ -96,28 +100,82 @@ class Trig(Schedule):
         return torch.atan(torch.exp(-_double(log_snr) / 2)) * (2 / math.pi)
 
 
+SCHEDULES.register("gvp")(Trig)  # the name that it has in stochastic interpolants (Ma et al. 2024, SiT)
+
+
+class _LinearBeta(Schedule):
+    """SDEs whose rate of noise grows linearly from ``beta_min`` to ``beta_max`` (Song et al. 2021, section 3.4)."""
+
+    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
+        if not 0 < beta_min < beta_max:
+            raise ValueError(f"needs 0 < beta_min < beta_max, got {beta_min} and {beta_max}")
+        self.beta_min, self.beta_max = beta_min, beta_max
+
+    def _log_alpha2(self, t: float | Tensor) -> Tensor:
+        t = _double(t)
+        return -(t * t * (self.beta_max - self.beta_min) / 2 + t * self.beta_min)
+
+    def _time_of_decay(self, decay: Tensor) -> Tensor:
+        """The time at which -log alpha^2 is ``decay``."""
+        root = torch.sqrt(self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * decay)
+        return (2 * decay / (self.beta_min + root)).clamp(0, 1).nan_to_num(1.0)
+
+
 @SCHEDULES.register("vp")
-class VP(Schedule):
+class VP(_LinearBeta):
     """The continuous variance-preserving SDE with a linear beta (Song et al. 2021, eq. 11):
     ``log alpha = -t^2 (beta_max - beta_min) / 4 - t beta_min / 2``."""
 
     scaling: Scaling = "preserving"
 
-    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
-        if not 0 < beta_min < beta_max:
-            raise ValueError(f"vp needs 0 < beta_min < beta_max, got {beta_min} and {beta_max}")
-        self.beta_min, self.beta_max = beta_min, beta_max
-
     def log_snr(self, t: float | Tensor) -> Tensor:
-        t = _double(t)
-        log_alpha2 = -(t * t * (self.beta_max - self.beta_min) / 2 + t * self.beta_min)
+        log_alpha2 = self._log_alpha2(t)
         return log_alpha2 - torch.log(-torch.expm1(log_alpha2))
 
     def time_of_log_snr(self, log_snr: float | Tensor) -> Tensor:
-        decay = torch.nn.functional.softplus(-_double(log_snr), threshold=1e9)  # -log alpha^2
-        slope = self.beta_max - self.beta_min
-        root = torch.sqrt(self.beta_min**2 + 2 * slope * decay)
-        return (2 * decay / (self.beta_min + root)).clamp(0, 1).nan_to_num(1.0)
+        return self._time_of_decay(nn.functional.softplus(-_double(log_snr), threshold=1e9))
+
+
+@SCHEDULES.register("sub_vp")
+class SubVP(_LinearBeta):
+    """The sub-VP SDE: alpha as that of ``vp``, and less noise, sigma = 1 - alpha^2 (Song et al. 2021, section 3.4)."""
+
+    scaling: Scaling = "sub"
+
+    def log_snr(self, t: float | Tensor) -> Tensor:
+        log_alpha2 = self._log_alpha2(t)
+        return log_alpha2 - 2 * torch.log(-torch.expm1(log_alpha2))
+
+    def time_of_log_snr(self, log_snr: float | Tensor) -> Tensor:
+        alpha, sigma = scales(_double(log_snr), "sub")
+        return self._time_of_decay(torch.where(sigma < 0.5, -torch.log1p(-sigma), -2 * torch.log(alpha)))
+
+
+@SCHEDULES.register("laplace")
+class Laplace(Schedule):
+    """Log-SNR with the quantiles of a Laplace distribution: uniform times spend most training where it is near
+    ``mean`` (Hang et al. 2024, table 1).
+
+    Args:
+        mean: of log-SNR.
+        scale: of its distribution, b.
+    """
+
+    scaling: Scaling = "preserving"
+
+    def __init__(self, mean: float = 0.0, scale: float = 0.5) -> None:
+        if scale <= 0:
+            raise ValueError(f"scale must be positive, got {scale}")
+        self.mean, self.scale = mean, scale
+
+    def log_snr(self, t: float | Tensor) -> Tensor:
+        t = _double(t)
+        return self.mean + self.scale * torch.where(t < 0.5, -torch.log(2 * t), torch.log(2 * (1 - t)))
+
+    def time_of_log_snr(self, log_snr: float | Tensor) -> Tensor:
+        place = (_double(log_snr) - self.mean) / self.scale
+        tail = torch.exp(-place.abs()) / 2
+        return torch.where(place > 0, tail, 1 - tail)
 
 
 @SCHEDULES.register("ve")
@@ -237,6 +295,13 @@ def sigmoid(start: float = -3.0, end: float = 3.0, tau: float = 1.0, levels: int
     return Table((1 - alpha2[1:] / alpha2[:-1]).clamp(max=0.999))
 
 
+@SCHEDULES.register("sigmoid_beta")
+def sigmoid_beta(beta_start: float = 1e-4, beta_end: float = 0.02, levels: int = 1000) -> Table:
+    """Betas that rise as a sigmoid from -6 to 6 does (Xu et al. 2022, GeoDiff)."""
+    rise = torch.sigmoid(torch.linspace(-6, 6, levels, dtype=torch.float64))
+    return Table(beta_start + (beta_end - beta_start) * rise)
+
+
 @SCHEDULES.register("shifted")
 class Shifted(Schedule):
     """Noise scaled by ``shift``: log_snr(t) - 2 log(shift). On the flow schedule this is the resolution shift
@@ -265,3 +330,40 @@ def zero_terminal_snr(schedule: Schedule | str = "scaled_linear", levels: int = 
     levels = schedule.levels if isinstance(schedule, Table) else levels
     alphas = schedule.alpha(torch.arange(1, levels + 1, dtype=torch.float64) / levels)
     return Table.from_alphas((alphas - alphas[-1]) * (alphas[0] / (alphas[0] - alphas[-1])))
+
+
+@SCHEDULES.register("learned")
+class Learned(nn.Module, Schedule):
+    """Another schedule whose time is warped by a learned monotone function, with both ends where they are (Kingma et
+    al. 2021): piecewise linear, so that its inverse is exact. Its parameters are a denoiser's, trained with it.
+
+    Args:
+        schedule: the one that is warped; untrained, it is this one.
+        pieces: of equal length in t.
+    """
+
+    def __init__(self, schedule: Schedule | str | Mapping[str, Any] = "flow", pieces: int = 32) -> None:
+        super().__init__()
+        if pieces < 1:
+            raise ValueError(f"pieces must be at least 1, got {pieces}")
+        self.schedule, self.pieces = SCHEDULES.build(schedule), pieces
+        self.scaling = self.schedule.scaling
+        self.steepness = nn.Parameter(torch.zeros(pieces))
+
+    def _knots(self, device: torch.device) -> Tensor:
+        rises = torch.softmax(self.steepness.to(device, torch.float64), 0).cumsum(0)
+        return torch.cat([rises.new_zeros(1), rises[:-1], rises.new_ones(1)])
+
+    def log_snr(self, t: float | Tensor) -> Tensor:
+        t = _double(t)
+        knots, place = self._knots(t.device), t * self.pieces
+        left = place.detach().floor().clamp(0, self.pieces - 1).long()
+        return self.schedule.log_snr(torch.lerp(knots[left], knots[left + 1], place - left))
+
+    def time_of_log_snr(self, log_snr: float | Tensor) -> Tensor:
+        time = self.schedule.time_of_log_snr(log_snr)
+        knots = self._knots(time.device)
+        left = (torch.searchsorted(knots.detach(), time.detach().contiguous(), right=True) - 1).clamp(
+            0, self.pieces - 1
+        )
+        return ((left + (time - knots[left]) / (knots[left + 1] - knots[left])) / self.pieces).clamp(0, 1)

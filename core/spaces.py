@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from .samples import Sample, align_left, product
+from .predictions import scale_like
+from .samples import Sample, Time, align_left, pick, product
+from .schedules import Schedule
 
 
 class Space(ABC):
@@ -29,6 +31,28 @@ class Space(ABC):
     def project(self, x: Any) -> Any:
         """``x`` moved onto the space: padding zeroed, mean removed, pairs symmetrised."""
 
+    def noised(self, x0: Any, noise: Any, t: Any, schedule: Schedule) -> tuple[Any, Any, Any]:
+        """The state at times ``t`` (float64, left-aligned), and the clean and noisy ends of the straight line through
+        it: ``alpha x0 + sigma noise``, and those two themselves where the space is flat."""
+        alpha, sigma = schedule.alpha_sigma(t)
+        return scale_like(alpha, x0) * x0 + scale_like(sigma, x0) * noise, x0, noise
+
+    def tempered(self, noise: Any, temperature: Any) -> Any:
+        """Noise times ``temperature``.
+
+        Raises:
+            ValueError: noise that has no temperature.
+        """
+        return noise * temperature
+
+    def check(self, sampler: Any) -> None:
+        """
+        Raises:
+            ValueError: a sampler that does not work in this space.
+        """
+        if hasattr(sampler, "prior"):
+            raise ValueError(f"sampler {type(sampler).__name__.lower()} is for tokens (core.categorical)")
+
     @abstractmethod
     def mean(self, values: Any) -> Any:
         """The mean over real, unknown elements of each sample: ``(batch,)``, or one for each part by name."""
@@ -36,6 +60,14 @@ class Space(ABC):
     def mean_square(self, x: Any) -> Any:
         """The mean square over real, unknown elements of each sample."""
         return self.mean(x * x)
+
+    def dot(self, a: Any, b: Any) -> Tensor:
+        """The inner product in which noise is isotropic, over real, unknown elements: ``(batch,)``, float64."""
+        raise NotImplementedError(f"{type(self).__name__} has no inner product")
+
+    def dimension(self, like: Any) -> Tensor:
+        """The dimension of each sample's real, unknown elements: ``(batch,)``, float64."""
+        raise NotImplementedError(f"{type(self).__name__} has no dimension to count")
 
 
 def _draw(shapes: Sequence[tuple[int, ...]], generators: Sequence[Generator]) -> list[Tensor]:
@@ -49,6 +81,12 @@ def _masked_mean(values: Tensor, keep: Tensor) -> Tensor:
     each = values.float().reshape(keep.shape + (-1,)).mean(-1)
     keep = keep.to(each.dtype)
     return (each * keep).flatten(1).sum(1) / keep.flatten(1).sum(1).clamp(min=1)
+
+
+def _masked_sum(values: Tensor, keep: Tensor | None) -> Tensor:
+    """Sum of ``values`` over the elements where ``keep`` (left-aligned) holds, in float64."""
+    values = values.double()
+    return (values if keep is None else torch.where(align_left(keep, values), values, 0.0)).flatten(1).sum(1)
 
 
 @dataclass(frozen=True)
@@ -81,13 +119,20 @@ class Euclidean(Space):
     def project(self, x: Tensor) -> Tensor:
         return x if self.mask is None else x * align_left(self.mask.to(x), x)
 
-    def mean(self, values: Tensor) -> Tensor:
-        if self.mask is None and self.known is None:
-            return values.float().flatten(1).mean(1)
+    def _keep(self) -> Tensor | None:
         if self.known is None:
-            return _masked_mean(values, self.mask)  # type: ignore[arg-type]
-        unknown = ~self.known
-        return _masked_mean(values, unknown if self.mask is None else unknown & align_left(self.mask, unknown))
+            return self.mask
+        return ~self.known if self.mask is None else ~self.known & align_left(self.mask, self.known)
+
+    def mean(self, values: Tensor) -> Tensor:
+        keep = self._keep()
+        return values.float().flatten(1).mean(1) if keep is None else _masked_mean(values, keep)
+
+    def dot(self, a: Tensor, b: Tensor) -> Tensor:
+        return _masked_sum(a.double() * b, self._keep())
+
+    def dimension(self, like: Tensor) -> Tensor:
+        return _masked_sum(torch.ones_like(like), self._keep())
 
 
 @dataclass(frozen=True)
@@ -125,6 +170,13 @@ class Centred(Space):
     def mean(self, values: Tensor) -> Tensor:
         return Euclidean(self.mask, self.known).mean(values)
 
+    def dot(self, a: Tensor, b: Tensor) -> Tensor:
+        return Euclidean(self.mask, self.known).dot(a, b)
+
+    def dimension(self, like: Tensor) -> Tensor:
+        fixed = torch.zeros(len(like), device=like.device) if self.known is None else (self.known & self.mask).any(1)
+        return Euclidean(self.mask, self.known).dimension(like) - torch.where(fixed.bool(), 0, like.shape[-1])
+
 
 @dataclass(frozen=True)
 class SymmetricPairs(Space):
@@ -149,9 +201,18 @@ class SymmetricPairs(Space):
         pairs = self._upper(self.mask)
         return (x + x.transpose(1, 2)) / 2 * align_left((pairs | pairs.transpose(1, 2)).to(x), x)
 
-    def mean(self, values: Tensor) -> Tensor:
+    def _keep(self) -> Tensor:
         keep = self._upper(self.mask)
-        return _masked_mean(values, keep if self.known is None else keep & ~self._upper(self.known))
+        return keep if self.known is None else keep & ~self._upper(self.known)
+
+    def mean(self, values: Tensor) -> Tensor:
+        return _masked_mean(values, self._keep())
+
+    def dot(self, a: Tensor, b: Tensor) -> Tensor:
+        return _masked_sum(a.double() * b, self._keep())
+
+    def dimension(self, like: Tensor) -> Tensor:
+        return _masked_sum(torch.ones_like(like), self._keep())
 
 
 @dataclass(frozen=True)
@@ -166,5 +227,27 @@ class Product(Space):
     def project(self, x: Sample) -> Sample:
         return product({name: space.project(x[name]) for name, space in self.spaces.items()})
 
+    def noised(self, x0: Sample, noise: Sample, t: Time, schedule: Schedule) -> tuple[Sample, Sample, Sample]:
+        made = {
+            name: space.noised(x0[name], noise[name], pick(t, name), schedule) for name, space in self.spaces.items()
+        }
+        x, clean, noisy = (product({name: one[i] for name, one in made.items()}) for i in range(3))
+        return x, clean, noisy
+
+    def tempered(self, noise: Sample, temperature: Any) -> Sample:
+        return product(
+            {name: space.tempered(noise[name], pick(temperature, name)) for name, space in self.spaces.items()}
+        )
+
+    def check(self, sampler: Any) -> None:
+        for name, space in self.spaces.items():
+            space.check(sampler.of(name) if hasattr(sampler, "of") else sampler)
+
     def mean(self, values: Sample) -> dict[str, Tensor]:
         return {name: space.mean(values[name]) for name, space in self.spaces.items()}
+
+    def dot(self, a: Sample, b: Sample) -> Tensor:
+        return torch.stack([space.dot(a[name], b[name]) for name, space in self.spaces.items()]).sum(0)
+
+    def dimension(self, like: Sample) -> Tensor:
+        return torch.stack([space.dimension(like[name]) for name, space in self.spaces.items()]).sum(0)

@@ -92,6 +92,10 @@ class Modality(ABC):
     #: a dataclass: what one can ask of a sample (its fields are the command line's options)
     Request: ClassVar[type]
 
+    #: options of a request with which the layout's start holds all of its input, to be measured or inverted; None: it
+    #: has no input but for what is known of it
+    from_input: ClassVar[Mapping[str, Any] | None] = None
+
     #: conditions of this checkpoint that are options by themselves: they go into the request's ``conditions``
     conditions_named: Sequence[str] = ()
 

@@ -1,4 +1,4 @@
-"""The command line: ``noiseloom demo | train | sample | evaluate | list``, each with all of hydra underneath.
+"""The command line: ``noiseloom demo | train | sample | ... | list``, each with all of hydra underneath.
 
 The dispatcher takes the command off the line and hands the rest to ``hydra.main``. Overrides are written as a person
 says them and rewritten as hydra wants them (``override``). What goes wrong is told in one line, with the choices.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .schema import DemoConfig, EvaluateConfig, SampleConfig
+from .schema import DemoConfig, EmaConfig, EvaluateConfig, LikelihoodConfig, SampleConfig
 
-COMMANDS = ("demo", "train", "sample", "evaluate")
+COMMANDS = ("demo", "train", "sample", "evaluate", "likelihood", "ema")
 
 
 def schema(command: str) -> type:
@@ -13,4 +13,10 @@ def schema(command: str) -> type:
         from .train_schema import TrainConfig  # with torch, which the others do without
 
         return TrainConfig
-    return {"demo": DemoConfig, "sample": SampleConfig, "evaluate": EvaluateConfig}[command]
+    return {
+        "demo": DemoConfig,
+        "sample": SampleConfig,
+        "evaluate": EvaluateConfig,
+        "likelihood": LikelihoodConfig,
+        "ema": EmaConfig,
+    }[command]

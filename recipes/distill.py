@@ -23,8 +23,8 @@ from noiseloom.core.training import TrainResult
 from noiseloom.modalities.modality import Modality
 
 from .catalogue import recipe_values
+from .recipe import Recipe
 from .schema import UsageError
-from .train import Recipe
 from .train_schema import TrainConfig
 
 _SECOND_TIME = "network.duration."  # the only weights that a student has and its teacher has not

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from pathlib import Path
 from typing import Any
 
-from noiseloom.core.registry import unknown
+from noiseloom.core.registry import Registry, unknown
 
 from .catalogue import KINDS, checkpoints, recipes
 from .registries import configurable, load_modalities, registry
 from .schema import UsageError
 from .usage import columns
+
+PAPER = re.compile(r"[A-Z][\w'-]+(?: et al\.| and [A-Z][\w'-]+)? \d{4}[a-z]?")
+HEADS = {"samplers": f"{'order':<7}{'calls':<8}{'noise':<12}reference"}  # above the facts of a kind that has some
 
 
 def first_line(thing: Any) -> str:
@@ -25,6 +29,25 @@ def arguments(options: dict[str, Any]) -> str:
     """``name=default`` of each option; those without a default are left bare."""
     shown = [key if value is inspect.Parameter.empty else f"{key}={value}" for key, value in options.items()]
     return ", ".join(shown)
+
+
+def reference(thing: Any) -> str:
+    """The first paper that a docstring names."""
+    named = PAPER.search(" ".join((inspect.getdoc(thing) or "").split()))
+    return named[0] if named else "-"
+
+
+def sampler_facts(found: Registry[Any], name: str) -> str:
+    """Under ``HEADS``: a sampler's order, its calls of the denoiser a step, whether it draws noise, and its paper. A
+    sampler that cannot be made without being told something has its paper only."""
+    options = found.options(name)
+    order = calls = noise = "-"
+    if inspect.Parameter.empty not in options.values():
+        made = found.build(name)
+        order = str(made.order)
+        calls = "varies" if made.calls_per_step is None else str(made.calls_per_step)
+        noise = "yes" if made.stochastic else "if eta > 0" if "eta" in options else "no"
+    return f"{order:<7}{calls:<8}{noise:<12}{reference(found[name])}"
 
 
 def _checkpoint(folder: Path) -> str:
@@ -44,6 +67,8 @@ def rows(kind: str) -> list[tuple[str, str]]:
         return [(name, _checkpoint(folder)) for name, folder in checkpoints().items()]
     found = registry(kind)
     described = [(name, f"{first_line(found[name])}\n{arguments(configurable(found, name))}") for name in found]
+    if kind == "samplers":
+        described = [(name, f"{sampler_facts(found, name)}\n{text}") for name, text in described]
     if kind == "modalities":
         described += [(name, f"not installed: {reason}") for name, reason in load_modalities().items()]
     return described
@@ -62,4 +87,5 @@ def run(kinds: list[str]) -> None:
         print(columns((kind, ", ".join(name for name, _ in rows(kind)) or "none") for kind in KINDS))
         print("\nnoiseloom list KIND says more.")
     for kind in kinds:
-        print(f"{kind}\n{columns(rows(kind)) or '  none'}")
+        head = [("", HEADS[kind])] if kind in HEADS else []
+        print(f"{kind}\n{columns([*head, *rows(kind)]) or '  none'}")

@@ -18,7 +18,7 @@ from .catalogue import REGISTRIES, components
 from .schema import options
 
 # arguments that no configuration holds
-GIVEN_BY_THE_RUN = {"denoise", "network", "component", "source", "sources", "data"}
+GIVEN_BY_THE_RUN = {"denoise", "network", "component", "measurement", "modality", "source", "sources", "data", "y"}
 
 
 @cache
@@ -48,7 +48,7 @@ def registry(kind: str) -> Registry[Any]:
     home = import_module(module)
     for room in pkgutil.iter_modules(getattr(home, "__path__", [])):
         import_module(f"{module}.{room.name}")
-    if kind in ("networks", "modalities", "components", "objectives"):
+    if kind in ("networks", "modalities", "components", "objectives", "energies"):
         load_modalities()
     return getattr(home, name)
 

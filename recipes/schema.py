@@ -31,6 +31,9 @@ REGISTERED = {
     "order": "orders",
     "guidance": "guidance",
     "caching": "caching",
+    "posterior": "posteriors",
+    "measurement": "measurements",
+    "inpainting": "inpainting",
 }
 
 
@@ -59,7 +62,12 @@ class SampleConfig:
         schedule: another schedule than the trained one.
         guidance: how hard to push towards a condition; guidance=2 is short for guidance.scale=2.
         caching: reuse what the network computed while little changes; for a network dit.
+        posterior: make samples of which a measurement is what it is of the input, such as super-resolution.
+        measurement: what is seen of the input, such as measurement=downsample measurement.factor=4.
+        inpainting: how known parts are kept; repaint is for networks that have not learned with them.
+        inversion: start from the noise behind the input, found by so many iterations a step; with sampler=ddim.
         temperature: a factor on the noise to start from; below 1 samples are more typical and less varied.
+        noise: of a stochastic sampler: independent, or brownian: more steps then come nearer to the same sample.
         batch_size: samples at a time; changes speed and memory, not samples.
         precision: of the network's arithmetic, fp32 or bf16.
         compile: torch.compile the network; pays for thousands of samples.
@@ -78,7 +86,12 @@ class SampleConfig:
     schedule: Named = named()
     guidance: Named = named()
     caching: Named = named()
+    posterior: Named = named()
+    measurement: Named = named()
+    inpainting: Named = named()
+    inversion: int | None = None
     temperature: Any = None
+    noise: str | None = None
     batch_size: int | None = None
     precision: str | None = None
     compile: bool = False
@@ -109,6 +122,64 @@ class EvaluateConfig:
     reference: str | None = None
     out: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class LikelihoodConfig:
+    """How likely a checkpoint finds data: nats, and bits for each dimension.
+
+    Attributes:
+        checkpoint: a name of noiseloom list checkpoints, a folder or a hub repository.
+        data: where the data is: data.source=NAME_OR_FOLDER, and options of reading it.
+        split: which items: train, valid or test.
+        count: how many of them; all, where there are fewer.
+        bound: instead of the exact likelihood, by an ODE, the variational bound on it.
+        solver: of the ODE: heun, bosh3, rk4 or dopri5.
+        steps: of the ODE, 50 by default; of the bound, noise levels of each item, 64 by default.
+        time_min: of the bound, where its decoder takes over; too small for a network makes it loose.
+        tolerance: instead of equal steps of the ODE, as long as this error allows; with bosh3, dopri5 or heun.
+        divergence: rademacher or gaussian probes, or exact, a backward pass for each number of an item.
+        probes: how many are averaged.
+        bin_width: of data that was rounded, the distance of neighbouring values; by default the density is told.
+        conditions: whether the model is told the items' conditions.
+        seed: of the items, probes and noise.
+        batch_size: items at a time; changes speed and memory only.
+        out: a folder for the figures (likelihood.json); without it they are only printed.
+    """
+
+    checkpoint: str = MISSING
+    data: dict[str, Any] = field(default_factory=dict)
+    split: str = "valid"
+    count: int = 64
+    bound: bool = False
+    solver: str = "rk4"
+    steps: int | None = None
+    time_min: float = 1e-3
+    tolerance: float | None = None
+    divergence: str = "rademacher"
+    probes: int = 1
+    bin_width: float | None = None
+    conditions: bool = True
+    seed: int = 0
+    batch_size: int = 16
+    out: str | None = None
+
+
+@dataclass
+class EmaConfig:
+    """The averaged weights of another width, from the snapshots of a run (trainer.ema_snapshots).
+
+    Attributes:
+        run: the run's folder; finished.
+        std: the width relative to the run, as trainer.ema_std.
+        step: of the end of the average; by default the last snapshot's.
+        out: the checkpoint's folder; by default RUN/ema-STD.
+    """
+
+    run: str = MISSING
+    std: float = MISSING
+    step: int | None = None
+    out: str | None = None
 
 
 @dataclass

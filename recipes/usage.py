@@ -15,6 +15,8 @@ SUMMARY = {
     "train": "train a recipe; the same command again goes on where it was stopped",
     "sample": "make samples with a checkpoint, as files a person can open",
     "evaluate": "score any file of samples, ours or another's",
+    "likelihood": "how likely a checkpoint finds data, in bits per dimension",
+    "ema": "weights averaged over another part of a run, after it",
     "list": "what there is: recipes, checkpoints, samplers, networks, ...",
 }
 
@@ -43,6 +45,11 @@ EXAMPLES = {
         "noiseloom evaluate modality=audio samples=clips reference=real_clips options.embedder=digits-judge",
         "noiseloom evaluate modality=video samples=clips reference=real_clips options.judge=video-digits-judge",
     ],
+    "likelihood": [
+        "noiseloom likelihood checkpoint=audio-digits data.source=fsdd count=32",
+        "noiseloom likelihood checkpoint=video-digits data.source=moving-digits bound=true",
+    ],
+    "ema": ["noiseloom ema run=runs/mine std=0.05"],
     "list": ["noiseloom list", "noiseloom list samplers schedules"],
 }
 

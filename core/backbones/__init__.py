@@ -15,9 +15,11 @@ from .layers import (
     modulate,
 )
 from .positions import Rotary, grid_positions, rotary, rotate
+from .unet import UNet
 
 NETWORKS: Registry[nn.Module] = Registry("network")
 NETWORKS.register("dit")(DiT)
+NETWORKS.register("unet")(UNet)
 
 __all__ = [
     "MLP",
@@ -28,6 +30,7 @@ __all__ = [
     "Rotary",
     "ScalarEmbedding",
     "TimeEmbedding",
+    "UNet",
     "fourier_features",
     "grid_positions",
     "layer_norm",

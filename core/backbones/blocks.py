@@ -9,6 +9,7 @@ from .layers import MLP, Attention, layer_norm, modulate
 from .positions import Rotary
 
 AXES = ("all", "space", "time")  # what the tokens of a sequence run over
+IDENTITY, SKIPPED = 1, 2  # how a block is perturbed: each token attends to itself alone; there is no block
 
 
 class Block(nn.Module):
@@ -18,43 +19,61 @@ class Block(nn.Module):
     groups are then frames, and tokens see those of their frame ("space") or of their place in all frames ("time").
     """
 
-    def __init__(self, width: int, heads: int, hidden: int, cross: bool, axes: str = "all") -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        hidden: int,
+        cross: bool,
+        axes: str = "all",
+        bias: bool = False,
+        qk_norm: bool = True,
+        gated: bool = True,
+    ) -> None:
         super().__init__()
         self.axes = axes
         self.modulation = nn.Linear(width, 6 * width)
-        self.attention = Attention(width, heads)
-        self.cross_attention = Attention(width, heads) if cross else None
-        self.mlp = MLP(width, hidden)
+        self.attention = Attention(width, heads, bias=bias, qk_norm=qk_norm)
+        self.cross_attention = Attention(width, heads, bias=bias, qk_norm=qk_norm) if cross else None
+        self.mlp = MLP(width, hidden, gated, bias)
 
     def forward(
         self,
         x: Tensor,
         c: Tensor,
-        rotary: Rotary,
+        rotary: Rotary | None,
         seen: Tensor | None = None,
         context: Tensor | None = None,
         context_keys: Tensor | None = None,
         past: Tensor | None = None,
+        perturbed: Tensor | None = None,
     ) -> Tensor:
         """One block.
 
         Args:
             x: (batch, groups, tokens, width).
             c: what modulates them; broadcasts to ``x``.
-            rotary: of the tokens of a sequence, those of ``past`` first.
+            rotary: of the tokens of a sequence, those of ``past`` first; None where positions are added to tokens.
             seen: which keys a query sees; broadcasts to (sequences, heads, queries, keys).
             context: (batch, length, width).
             context_keys: which of the context are given; broadcasts to (batch, heads, queries, length).
             past: keys and values of earlier frames, (batch, frames, 2, places, width).
+            perturbed: for which samples it is ``IDENTITY`` or ``SKIPPED``, (batch, 1, 1, 1).
         """
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c).chunk(6, dim=-1)
-        x = torch.addcmul(x, gate1, self._attend(modulate(x, shift1, scale1), rotary, seen, past))
+        before, normal = x, modulate(x, shift1, scale1)
+        attended = self._attend(normal, rotary, seen, past)
+        if perturbed is not None:
+            own = self.attention.output(self.attention.value(normal))
+            attended = torch.where(perturbed == IDENTITY, own, attended)
+        x = torch.addcmul(x, gate1, attended)
         if self.cross_attention is not None:
             tokens = layer_norm(x).flatten(1, 2)
             x = x + self.cross_attention(tokens, context, mask=context_keys).view_as(x)
-        return torch.addcmul(x, gate2, self.mlp(modulate(x, shift2, scale2)))
+        x = torch.addcmul(x, gate2, self.mlp(modulate(x, shift2, scale2)))
+        return x if perturbed is None else torch.where(perturbed == SKIPPED, before, x)
 
-    def _attend(self, x: Tensor, rotary: Rotary, seen: Tensor | None, past: Tensor | None) -> Tensor:
+    def _attend(self, x: Tensor, rotary: Rotary | None, seen: Tensor | None, past: Tensor | None) -> Tensor:
         """Self-attention along the block's axes."""
         if self.axes == "time":
             x = x.transpose(1, 2)
@@ -104,3 +123,16 @@ def visible(
     if axes == "all":
         earlier = earlier.repeat_interleave(places, 0).repeat_interleave(places, 1)
     return earlier if keys is None else earlier & keys
+
+
+def perturbed_rows(changes: Tensor | None, batch: int, depth: int, device: torch.device) -> list[Tensor | None]:
+    """What each block takes as ``perturbed``: None where it is what it is for all samples.
+
+    Args:
+        changes: 0, ``IDENTITY`` or ``SKIPPED``, (batch, depth); on the CPU, so that nothing waits for a device.
+    """
+    if changes is None:
+        return [None] * depth
+    if changes.shape != (batch, depth):
+        raise ValueError(f"perturbed of shape {tuple(changes.shape)} does not fit {batch} samples and {depth} blocks")
+    return [own.to(device)[:, None, None, None] if bool(own.any()) else None for own in changes.unbind(1)]

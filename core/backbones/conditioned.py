@@ -27,6 +27,7 @@ class Conditioned(nn.Module):
         scalars: Sequence[str] = (),
         vectors: Mapping[str, int] | None = None,
         two_times: bool = False,
+        timesteps: int | None = None,
     ) -> None:
         """The embeddings.
 
@@ -35,8 +36,9 @@ class Conditioned(nn.Module):
             scalars: names of numbers.
             vectors: dimension of each vector by its name.
             two_times: the network is told where a step ends, beside where it starts.
+            timesteps: tell times as DDPM's timesteps of so many levels (``TimeEmbedding``).
         """
-        self.time = TimeEmbedding(width)
+        self.time = TimeEmbedding(width, timesteps=timesteps)
         self.duration = TimeEmbedding(width) if two_times else None
         classes = {"label": labels} if isinstance(labels, int) else dict(labels or {})
         self.label_names, self.vector_dims = tuple(classes), dict(vectors or {})

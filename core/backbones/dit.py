@@ -25,19 +25,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .blocks import Block, visible
-from .conditioned import Conditioned
-from .layers import fourier_features, layer_norm, modulate
-from .patches import Patches, known_map
-from .positions import Rotary, between_ends, grid_positions, rotary
+from .blocks import Block, perturbed_rows, visible
+from .gridded import Gridded
+from .layers import modulate
+from .positions import Rotary, grid_positions, rotary, sincos
 
-_EDGE_FEATURES, _EDGE_WAVES = 16, (math.pi, 16 * math.pi)  # of a place between two ends
 ATTENTION = {"full": ("all",), "factorised": ("space", "time")}  # what the tokens of a sequence run over, in turn
+POSITIONS = ("rotary", "sincos")
 SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}  # width, depth, heads
 
 
-class DiT(Conditioned):
-    """``forward(x, t, cond, previous)``: (batch, channels, *grid) to the same shape and dtype.
+class DiT(Gridded):
+    """``forward(x, t, cond, previous)``: (batch, channels, *grid) to the same shape and dtype, but for
+    ``output_channels``.
 
     ``t`` in [0, 1] is one number, (batch,), (batch, frames) or otherwise left-aligned with the grid, or of the sample's
     rank, such as (batch, 1, *grid); a token has the highest time of its elements. Conditions, all optional, others are
@@ -49,6 +49,7 @@ class DiT(Conditioned):
         <vector>    each vector named in ``vectors``, (batch, its dim)
         context     a sequence (batch, length, context_dim), with context_mask (batch, length)
         past        keys and values of earlier frames, see ``remember``; ``x`` and all else are of the frames after them
+        perturbed   blocks that are weakened, (batch, depth) on the CPU, see ``core.guidance.blocks``
         spacing     distance between neighbouring elements along each axis, (batch, axes)
         <map>       each tensor on the sample's grid named in ``concat``, of the sample's layout with its own channels;
                     one with a NaN at a real element is not given for that sample: zeros
@@ -82,6 +83,12 @@ class DiT(Conditioned):
             far tokens are from each other, not where a wall is. Not for an axis with padding.
         wavelengths: the shortest and longest rotary wavelength of each axis in units of ``spacing``; by default 6 and
             6000 patches.
+        positions: ``rotary``, or ``sincos``: features of absolute positions, counted in patches, added to the tokens.
+        timesteps: tell times as DDPM's timesteps of so many levels (``TimeEmbedding``).
+        gated: SwiGLU instead of an MLP with GELU.
+        qk_norm: normalise queries and keys (``Attention``).
+        bias: whether the linear layers of attention and MLP have biases.
+        output_channels: channels of the output, by default the sample's: twice as many for a learned variance.
         checkpointing: recompute the blocks in the backward pass, to save memory.
     """
 
@@ -109,6 +116,12 @@ class DiT(Conditioned):
         edges: Sequence[int] = (),
         spacing: Sequence[float] | None = None,
         wavelengths: Sequence[tuple[float, float]] | None = None,
+        positions: str = "rotary",
+        timesteps: int | None = None,
+        gated: bool = True,
+        qk_norm: bool = True,
+        bias: bool = False,
+        output_channels: int | None = None,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -117,41 +130,31 @@ class DiT(Conditioned):
         if attention not in ATTENTION:
             raise ValueError(f"unknown attention {attention!r}. Choices: {', '.join(ATTENTION)}")
         width, depth, heads = width or SIZES[size][0], depth or SIZES[size][1], heads or SIZES[size][2]
-        self.channels, self.channels_last, self.heads = channels, channels_last, heads
-        self.patch, self.patches = tuple(patch), Patches(patch)
-        self.spacing = tuple(spacing) if spacing is not None else (1.0,) * len(self.patch)
-        if wavelengths is None:
-            wavelengths = [(6 * n * d, 6000 * n * d) for n, d in zip(self.patch, self.spacing, strict=True)]
-        self.wavelengths = [(shortest, longest) for shortest, longest in wavelengths]
-        if not len(self.patch) == len(self.spacing) == len(self.wavelengths):
-            raise ValueError(f"{len(self.patch)} axes need as many spacings and wavelengths")
-        self.in_context, self.self_condition, self.checkpointing = in_context, self_condition, checkpointing
-        self.element_times, self.factorised, self.causal = element_times, attention == "factorised", causal
-        if self.factorised and len(self.patch) < 2:
+        self.heads, self.in_context, self.checkpointing = heads, in_context, checkpointing
+        self.factorised, self.causal = attention == "factorised", causal
+        if self.factorised and len(patch) < 2:
             raise ValueError("factorised attention needs an axis of time and others")
         if in_context and (self.factorised or causal):
             raise ValueError("a context in front of the tokens needs full attention that is not causal")
         if causal and 0 in edges:
             raise ValueError("a causal network does not know where the first axis ends: leave 0 out of edges")
+        if positions not in POSITIONS:
+            raise ValueError(f"unknown positions {positions!r}. Choices: {', '.join(POSITIONS)}")
+        if causal and positions != "rotary":
+            raise ValueError("a causal network, whose past may be cut, needs rotary positions")
+        self.absolute = positions == "sincos"
 
-        elements = math.prod(self.patch)
-        self.width, self.token_numbers = width, elements * channels
-        self.concat = dict(concat or {})
-        inputs = channels * (1 + self_condition + element_times) + sum(self.concat.values())
-        self.embed = nn.Linear(elements * inputs, width)
-        self.edge_axes = tuple(edges)
-        self.edges = nn.Linear(_EDGE_FEATURES * len(self.edge_axes), width, bias=False) if edges else None
-        self.embed_conditions(width, labels, scalars, vectors, two_times)
-        self.context = nn.Linear(context_dim, width) if context_dim is not None else None
-        if context_dim is not None:
-            self.null_context = nn.Parameter(torch.empty(1, 1, width))
+        grid = (channels, patch, channels_last, spacing, wavelengths, concat, self_condition, element_times, edges)
+        self.embed_grid(width, *grid)
+        self.embed_conditions(width, labels, scalars, vectors, two_times, timesteps)
+        self.embed_context(width, context_dim)
         cross = context_dim is not None and not in_context
         self.kinds, hidden = ATTENTION[attention], round(mlp_ratio * width)
         kinds = [self.kinds[i % len(self.kinds)] for i in range(depth)]
-        self.blocks = nn.ModuleList(Block(width, heads, hidden, cross, kind) for kind in kinds)
+        self.blocks = nn.ModuleList(Block(width, heads, hidden, cross, kind, bias, qk_norm, gated) for kind in kinds)
         self.layers = depth - kinds.count("space")  # those that see other frames
         self.modulation = nn.Linear(width, 2 * width)
-        self.output = nn.Linear(width, elements * channels)
+        self.output = nn.Linear(width, self.token_numbers // channels * (output_channels or channels))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -199,28 +202,15 @@ class DiT(Conditioned):
         """The output; the keys and values of each layer that sees other frames are added to ``memory``."""
         if not self.causal and (memory is not None or cond.get("past") is not None):
             raise ValueError("only a causal network has a past: frames of another one change with those after them")
-        axes, at = len(self.patch), -1 if self.channels_last else 1
-        if x.ndim != 2 + axes or x.shape[at] != self.channels:
-            raise ValueError(f"expected {axes} axes and {self.channels} channels at {at}, got {tuple(x.shape)}")
-        x, previous = x.movedim(at, 1), None if previous is None else previous.movedim(at, 1)
-        batch, grid, dtype = x.shape[0], x.shape[2:], x.dtype
-        counts = self.patches.counts(grid)
-        mask = self._on_grid("mask", cond["mask"], x) if "mask" in cond else None
+        x, mask, t, tokens = self.read(x, t, cond, previous)
+        batch, counts = x.shape[0], self.patches.counts(x.shape[2:])
+        if self.absolute:
+            places = grid_positions(counts, [1.0] * len(counts), x.device)
+            tokens = tokens + sincos(places, self.width).to(tokens.dtype)
         keys = None
         if mask is not None:
-            keys = self.patches.highest(mask, grid).expand(batch, *counts).flatten(1)
-        t = torch.as_tensor(t, device=x.device)
-        if self.element_times:
-            levels = self._levels(t.movedim(at, 1) if t.ndim == x.ndim else t, mask, x)
-            highest = levels.amax([1, *range(3, x.ndim)]) if self.causal else levels.flatten(1).amax(1)
-            times = self._times(highest, mask, x, counts)
-            tokens = self.embed(self._tokens(x, mask, cond, previous, levels))
-        else:
-            times = self._times(t, mask, x, counts)
-            tokens = self.embed(self._tokens(x, mask, cond, previous))
-        if self.edges is not None:
-            ends = fourier_features(between_ends(counts, x.device)[:, self.edge_axes], _EDGE_FEATURES, *_EDGE_WAVES)
-            tokens = tokens + self.edges(ends.flatten(1).to(tokens.dtype))
+            keys = self.patches.highest(mask, x.shape[2:]).expand(batch, *counts).flatten(1)
+        times = self._times(t, mask, x, self.patches).flatten(1)
         past = cond.get("past")
         frames = (0 if past is None else past.shape[1], counts[0], math.prod(counts[1:]))
         if past is not None and past.shape != (fits := (batch, frames[0], self.layers, 2, frames[2], self.width)):
@@ -250,12 +240,13 @@ class DiT(Conditioned):
         h = tokens.unflatten(1, (groups, tokens.shape[1] // groups)).clone()  # a compiler tells a view from the rest
         sights = {}
         for kind in self.kinds:
-            tables = self._rotary(kind, counts, frames[0], front, cond, tokens)
+            tables = None if self.absolute else self._rotary(kind, counts, frames[0], front, cond, tokens)
             sights[kind] = (tables, visible(keys, frames, kind, self.causal, x.device))
         layers = iter(() if past is None else past.unbind(2))
+        changes = perturbed_rows(cond.get("perturbed"), batch, len(self.blocks), x.device)
         arguments = [
-            (c, *sights[block.axes], context, context_keys, None if block.axes == "space" else next(layers, None))
-            for block in self.blocks
+            (c, *sights[axes], context, context_keys, None if axes == "space" else next(layers, None), change)
+            for axes, change in zip([block.axes for block in self.blocks], changes, strict=True)
         ]
         if memory is None:
             h = self.run_blocks(h, arguments, keys)
@@ -267,9 +258,7 @@ class DiT(Conditioned):
 
         shift, scale = self.modulation(c).chunk(2, dim=-1)
         out = self.output(modulate(h, shift, scale).flatten(1, 2)[:, front:])
-        out = self.patches.join(out, grid).to(dtype)
-        out = out if mask is None else torch.where(mask.unsqueeze(1), out, 0)
-        return out.movedim(1, at)
+        return self.write(out, x, mask)
 
     def run_blocks(self, h: Tensor, arguments: Sequence[tuple], real: Tensor | None = None, start: int = 0) -> Tensor:
         """The tokens ``h`` after as many blocks as there are ``arguments``, from block ``start`` on. ``core.caching``
@@ -286,83 +275,10 @@ class DiT(Conditioned):
     ) -> Rotary:
         """For the tokens of a sequence, those of earlier frames first, or those of the context, which lie at 0."""
         own = {"all": slice(None), "space": slice(1, None), "time": slice(1)}[axes]
-        positions = grid_positions([before + counts[0], *counts[1:]][own], self._steps(cond, own), tokens.device)
+        steps = self._steps(cond, self.patch, own)
+        positions = grid_positions([before + counts[0], *counts[1:]][own], steps, tokens.device)
         tables = rotary(F.pad(positions, (0, 0, front, 0)), self.width // self.heads, self.wavelengths[own])
         if axes != "all" and positions.ndim > 2:  # a spacing for each sample, which has several sequences
             sequences = tokens.shape[1] // math.prod(counts[own])
             tables = (tables[0].repeat_interleave(sequences, 0), tables[1].repeat_interleave(sequences, 0))
         return tables[0].to(tokens.dtype), tables[1].to(tokens.dtype)
-
-    def _on_grid(self, name: str, values: Tensor, x: Tensor) -> Tensor:
-        """Values for a sample or its elements as (batch or 1, *axes), axes of size 1 where they do not vary."""
-        full = (x.shape[0], *x.shape[2:])
-        given, values = values.shape, values.amax(-1 if self.channels_last else 1) if values.ndim == x.ndim else values
-        shape = (values.shape or (1,)) + (1,) * (len(full) - max(values.ndim, 1))
-        if len(shape) > len(full) or any(size not in (1, most) for size, most in zip(shape, full, strict=True)):
-            raise ValueError(f"{name} of shape {tuple(given)} does not fit {full[0]} samples of {full[1:]} elements")
-        return values.reshape(shape)
-
-    def _times(self, t: float | Tensor, mask: Tensor | None, x: Tensor, counts: Sequence[int]) -> Tensor:
-        """One time for each group of tokens, (batch or 1, groups); the time of padding has no effect."""
-        t = self._on_grid("t", torch.as_tensor(t, device=x.device), x)
-        if mask is not None:
-            alike = [axis for axis in range(1, t.ndim) if t.shape[axis] == 1]
-            t = torch.where(mask.amax(alike, keepdim=True) if alike else mask, t, 0)
-        t = self.patches.highest(t, x.shape[2:])
-        varying = [axis for axis in range(1, t.ndim) if t.shape[axis] > 1]
-        leading = counts[: max(varying, default=0)]
-        return t.reshape(t.shape[: 1 + len(leading)]).expand(-1, *leading).reshape(t.shape[0], math.prod(leading))
-
-    def _levels(self, t: Tensor, mask: Tensor | None, x: Tensor) -> Tensor:
-        """The time of each element, (batch, channels, *grid); 0 at padding."""
-        if 0 < t.ndim < x.ndim:  # left-aligned with (batch, *grid)
-            t = t.reshape(len(t), 1, *t.shape[1:], *[1] * (x.ndim - 1 - t.ndim))
-        levels = t.to(torch.promote_types(x.dtype, torch.float32)).expand_as(x)
-        return levels if mask is None else torch.where(mask.unsqueeze(1), levels, 0)
-
-    def _tokens(
-        self,
-        x: Tensor,
-        mask: Tensor | None,
-        cond: Mapping[str, Any],
-        previous: Tensor | None,
-        levels: Tensor | None = None,
-    ) -> Tensor:
-        """Patches, (batch, tokens, elements of a patch x channels), zero at padding."""
-        maps = []
-        for name, channels in self.concat.items():
-            values = cond[name].movedim(-1 if self.channels_last else 1, 1) if name in cond else None
-            maps.append(known_map(name, values, (x.shape[0], channels, *x.shape[2:]), mask, x))
-        if self.self_condition:
-            x = torch.cat((x, torch.zeros_like(x) if previous is None else previous.to(x.dtype)), dim=1)
-        if levels is not None:
-            x = torch.cat((x, levels.to(x.dtype) - 0.5), dim=1)
-        if maps:
-            x = torch.cat((x, *maps), dim=1)
-        if mask is not None:
-            x = torch.where(mask.unsqueeze(1), x, 0)
-        return self.patches.split(x).to(self.embed.weight.dtype)
-
-    def _steps(self, cond: Mapping[str, Any], own: slice) -> Sequence[float] | Tensor:
-        """The distance between neighbouring tokens along each of some axes."""
-        if "spacing" not in cond:
-            return [n * distance for n, distance in zip(self.patch, self.spacing, strict=True)][own]
-        spacing = cond["spacing"]
-        spacing = torch.where(spacing.isnan(), spacing.new_tensor(self.spacing), spacing)
-        return (spacing * spacing.new_tensor(self.patch))[:, own]
-
-    def _context(self, cond: Mapping[str, Any], batch: int) -> tuple[Tensor, Tensor]:
-        """The context as (batch, 1 + length, width), a learned token first, and which of its tokens are given."""
-        assert self.context is not None
-        tokens = self.null_context.expand(batch, -1, -1)
-        given = torch.ones_like(tokens[..., 0], dtype=torch.bool)
-        if "context" in cond:
-            context = cond["context"]
-            present = ~context.isnan().any(-1)
-            if "context_mask" in cond:
-                present = present & cond["context_mask"]
-            context = torch.where(present.unsqueeze(-1), context, 0).to(self.context.weight.dtype)
-            context = self.context(layer_norm(context))
-            tokens = torch.cat((tokens.to(context.dtype), context), dim=1)
-            given = torch.cat((given, present), dim=1)
-        return tokens, given

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.forward_ad import unpack_dual
 
 from .positions import Rotary, rotate
 
@@ -52,11 +53,22 @@ def module_key(name: str) -> str:
     return f"{key}_" if not key or hasattr(nn.ModuleDict(), key) else key
 
 
+def forward_mode(*inputs: Tensor) -> bool:
+    """Whether a forward-mode derivative is taken along any of them."""
+    return not torch.compiler.is_compiling() and any(unpack_dual(x).tangent is not None for x in inputs)
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """Scaled dot-product attention, (batch, heads, tokens, dim) each, ``mask`` boolean.
 
-    Of few keys, its backward pass on CPUs takes two to four times as long in bfloat16 as in float32.
+    Of few keys, its backward pass on CPUs takes two to four times as long in bfloat16 as in float32. The fused kernels
+    have no forward-mode derivative: where one is taken, it is spelled out.
     """
+    if forward_mode(q, k, v):
+        scores = (q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5
+        if mask is not None:
+            scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+        return torch.softmax(scores, -1) @ v
     few = k.shape[-2] < 256 and k.device.type == "cpu" and torch.is_grad_enabled()
     if not few or v.dtype != torch.bfloat16:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
@@ -65,17 +77,21 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 
 
 class TimeEmbedding(nn.Module):
-    """Times in [0, 1] of any shape to vectors ``(*shape, width)``."""
+    """Times in [0, 1] of any shape to vectors ``(*shape, width)``. With ``timesteps`` T they are told as those of DDPM,
+    ``T t - 1``, at frequencies from 1 to 1 / 10000 (Ho et al. 2020)."""
 
-    def __init__(self, width: int, features: int = 256) -> None:
+    def __init__(self, width: int, features: int = 256, timesteps: int | None = None) -> None:
         super().__init__()
-        self.features = features
+        self.features, self.timesteps = features, timesteps
         self.input = nn.Linear(features, width)
         self.output = nn.Linear(width, width)
 
     def forward(self, t: Tensor) -> Tensor:
-        features = fourier_features(t, self.features, 1.0, 1000.0).to(self.input.weight.dtype)
-        return self.output(F.silu(self.input(features)))
+        if self.timesteps is None:
+            features = fourier_features(t, self.features, 1.0, 1000.0)
+        else:
+            features = fourier_features(t * self.timesteps - 1, self.features, 1.0, 1e-4)
+        return self.output(F.silu(self.input(features.to(self.input.weight.dtype))))
 
 
 class LabelEmbedding(nn.Module):
@@ -133,45 +149,51 @@ class VectorEmbedding(nn.Module):
 
 class MLP(nn.Module):
     """SwiGLU (Shazeer 2020): ``output(silu(gate(x)) input(x))``. ``hidden`` is the width that a plain MLP of as many
-    parameters has; here two thirds of it, rounded to a multiple of 8."""
+    parameters has; here two thirds of it, rounded to a multiple of 8. Not ``gated`` it is plain, with GELU."""
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int, gated: bool = True, bias: bool = False) -> None:
         super().__init__()
-        hidden = 8 * max(round(hidden / 12), 1)
-        self.gate = nn.Linear(width, hidden, bias=False)
-        self.input = nn.Linear(width, hidden, bias=False)
-        self.output = nn.Linear(hidden, width, bias=False)
+        hidden = 8 * max(round(hidden / 12), 1) if gated else hidden
+        self.gate = nn.Linear(width, hidden, bias=bias) if gated else None
+        self.input = nn.Linear(width, hidden, bias=bias)
+        self.output = nn.Linear(hidden, width, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.gate is None:
+            return self.output(F.gelu(self.input(x), approximate="tanh"))
         return self.output(F.silu(self.gate(x)) * self.input(x))
 
 
 class Attention(nn.Module):
     """Attention of ``x`` to ``context``, to itself without one; queries and keys are normalised within each head with a
-    learned gain (QK-norm, Dehghani et al. 2023), so that scores stay bounded.
+    learned gain (QK-norm, Dehghani et al. 2023), so that scores stay bounded, unless ``qk_norm`` is off.
 
-    ``mask`` is boolean, broadcasts to ``(batch, heads, queries, keys)``, True where a key may be seen. ``rotary`` turns
-    queries and keys alike, so it is for self-attention. ``past`` is what ``remember`` gave for earlier tokens,
-    ``(batch, 2, earlier, width)``: they are seen too, and ``rotary`` and the keys of ``mask`` begin with them. Three
-    projections rather than one fused: on CPUs as fast or faster, and what low-rank adapters expect.
+    ``context_width`` is that of the context where it is another one. ``mask`` is boolean, broadcasts to
+    ``(batch, heads, queries, keys)``, True where a key may be seen. ``rotary`` turns queries and keys alike, so it is
+    for self-attention. ``past`` is what ``remember`` gave for earlier tokens, ``(batch, 2, earlier, width)``: they are
+    seen too, and ``rotary`` and the keys of ``mask`` begin with them. Three projections rather than one fused: on CPUs
+    as fast or faster, and what low-rank adapters expect.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(
+        self, width: int, heads: int, context_width: int | None = None, bias: bool = False, qk_norm: bool = True
+    ) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"a width of {width} does not divide into {heads} heads")
+        context_width = context_width or width
         self.heads = heads
-        self.query = nn.Linear(width, width, bias=False)
-        self.key = nn.Linear(width, width, bias=False)
-        self.value = nn.Linear(width, width, bias=False)
-        self.query_gain = nn.Parameter(torch.ones(width // heads))
-        self.key_gain = nn.Parameter(torch.ones(width // heads))
-        self.output = nn.Linear(width, width, bias=False)
+        self.query = nn.Linear(width, width, bias=bias)
+        self.key = nn.Linear(context_width, width, bias=bias)
+        self.value = nn.Linear(context_width, width, bias=bias)
+        self.query_gain = nn.Parameter(torch.ones(width // heads)) if qk_norm else None
+        self.key_gain = nn.Parameter(torch.ones(width // heads)) if qk_norm else None
+        self.output = nn.Linear(width, width, bias=bias)
 
     def remember(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Keys, normalised and not yet turned, and values: (batch, tokens, heads, dim) each."""
         k, v = (y.unflatten(-1, (self.heads, -1)) for y in (self.key(context), self.value(context)))
-        return layer_norm(k, self.key_gain), v
+        return k if self.key_gain is None else layer_norm(k, self.key_gain), v
 
     def forward(
         self,
@@ -181,7 +203,8 @@ class Attention(nn.Module):
         rotary: Rotary | None = None,
         past: Tensor | None = None,
     ) -> Tensor:
-        q = layer_norm(self.query(x).unflatten(-1, (self.heads, -1)), self.query_gain).transpose(1, 2)
+        q = self.query(x).unflatten(-1, (self.heads, -1))
+        q = (q if self.query_gain is None else layer_norm(q, self.query_gain)).transpose(1, 2)
         k, v = self.remember(x if context is None else context)
         turn = rotary
         if past is not None:

@@ -47,6 +47,26 @@ def between_ends(shape: Sequence[int], device: torch.device | str | None = None)
     return cells + torch.tensor([0.5 / n for n in shape], dtype=cells.dtype, device=cells.device)
 
 
+def sincos(positions: Tensor, width: int) -> Tensor:
+    """Features of absolute positions to add to tokens (Vaswani et al. 2017; Peebles and Xie 2023): for each axis, the
+    last first, ``[sin(w p), cos(w p)]`` at frequencies falling from 1 towards 1 / 10000.
+
+    Args:
+        positions: (tokens, axes).
+        width: of the tokens; it must divide by twice the number of axes.
+
+    Returns:
+        (tokens, width).
+    """
+    tokens, axes = positions.shape
+    if width % (2 * axes):
+        raise ValueError(f"absolute positions in {axes} axes need a width that divides by {2 * axes}, got {width}")
+    count = width // (2 * axes)
+    powers = torch.arange(count, dtype=positions.dtype, device=positions.device) / count
+    angles = positions.flip(-1).unsqueeze(-1) * torch.exp(-math.log(10000) * powers)
+    return torch.cat((angles.sin(), angles.cos()), dim=-1).reshape(tokens, width)
+
+
 def rotary(positions: Tensor, dim: int, wavelengths: Sequence[tuple[float, float]]) -> Rotary:
     """Cosines and signed sines that ``rotate`` applies to heads of ``dim`` features.
 

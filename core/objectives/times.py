@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..registry import Registry
-from ..schedules import Schedule
+from ..schedules import Laplace, Schedule
 
 # quantile(u, schedule) -> times in [0, 1], the shape of u (uniform on (0, 1)), float64
 TimeDistribution = Callable[[Tensor, Schedule], Tensor]
@@ -58,3 +58,10 @@ def log_snr(low: float = -10.0, high: float = 10.0) -> TimeDistribution:
     if not low < high or math.isinf(low) or math.isinf(high):
         raise ValueError(f"log_snr needs finite low < high, got {low} and {high}")
     return lambda u, schedule: schedule.time_of_log_snr(high + (low - high) * u)
+
+
+@TIME_DISTRIBUTIONS.register("laplace")
+def laplace(mean: float = 0.0, scale: float = 0.5) -> TimeDistribution:
+    """Log-SNR has a Laplace distribution, whatever the schedule (Hang et al. 2024)."""
+    quantiles = Laplace(mean, scale)
+    return lambda u, schedule: schedule.time_of_log_snr(quantiles.log_snr(u))

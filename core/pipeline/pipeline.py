@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,14 +22,16 @@ from ..guidance import GUIDANCE
 from ..orders import ORDERS
 from ..predictions import Estimate
 from ..randomness import mix
-from ..samplers import SAMPLERS, trajectory
+from ..samplers import SAMPLERS
 from ..samples import Cond, Sample, Time, map_parts, parts
 from ..schedules import SCHEDULES
 from ..training.config import PRECISIONS
+from .batches import best_device, cut, gathered, processes
 from .card import model_card
 from .pretrained import CheckpointError, build_denoiser, find_pretrained, load_pretrained, save_pretrained
 from .samples import Samples
 from .settings import DEFAULTS, combined, either, known_settings, sample_seeds
+from .walk import Walk, of_input
 
 _WINDOW = -8  # a key of the noise of later windows
 
@@ -95,7 +96,7 @@ class Pipeline:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"{pretrained.path}: weights of the modality do not fit: {reason}") from None
         pipeline = cls(modality, denoiser, pretrained.config)
-        return pipeline.to(device or _best_device())
+        return pipeline.to(device or best_device())
 
     def save_pretrained(
         self, directory: str | Path, *, name: str | None = None, text: str = "", half: bool = False
@@ -167,7 +168,12 @@ class Pipeline:
         schedule: Any = None,
         guidance: Any = None,
         caching: Any = None,
+        posterior: Any = None,
+        measurement: Any = None,
+        inpainting: Any = None,
+        inversion: int | None = None,
         temperature: float | Mapping[str, float] | None = None,
+        noise: str | None = None,
         seed: int | Sequence[int] = 0,
         batch_size: int | None = None,
         precision: str | None = None,
@@ -190,8 +196,15 @@ class Pipeline:
             order: in which order the frames of a sequence are made: a name, ``{"name": ..., options}`` or an object.
             guidance: a scale, or a name with options.
             caching: a name or ``{"name": ..., options}``: reuse what the network computed while little changes.
+            posterior, measurement: names or ``{"name": ..., options}``: samples whose measurement is that of the input,
+                such as super-resolution: ``posterior="pigdm", measurement="downsample", input="clip.mp4"``.
+            inpainting: how known parts are kept: "known", or "repaint" for a network that has not learned with them.
+            inversion: start from the noise behind the input, found by so many iterations a step (``editing.invert``),
+                in place of drawn noise; for samplers without noise or history.
             temperature: a factor on the noise to start from, for all parts or by part; below 1 samples are more
                 typical and less varied.
+            noise: of a stochastic sampler's steps: "independent", or "brownian", one path for each sample, so that more
+                steps come nearer to the same sample.
             seed: one number, or one for each sample (``Samples.seeds``).
             batch_size: the most samples at a time; changes speed and memory, not the samples (beyond rounding).
             precision: "fp32", or "bf16" (autocast).
@@ -211,7 +224,12 @@ class Pipeline:
             "schedule": schedule,
             "guidance": either("guidance", guidance, "guidance_scale", guidance_scale),
             "caching": caching,
+            "posterior": posterior,
+            "measurement": measurement,
+            "inpainting": inpainting,
+            "inversion": inversion,
             "temperature": temperature,
+            "noise": noise,
             "batch_size": batch_size,
             "precision": precision,
         }
@@ -220,8 +238,8 @@ class Pipeline:
         counts: Counter[str] = Counter()
         fresh, options = self._plan(settings, asked["steps"] is not None, counts)
         plans = self.modality.plans(wanted, seeds)
-        batches = _batches([plan.size for plan in plans], settings["batch_size"])
-        rank, world = _processes(self.device)
+        batches = cut([plan.size for plan in plans], settings["batch_size"])
+        rank, world = processes(self.device)
         mine = batches[rank::world]
         made: dict[int, Any] = {}
         with _bar(sum(map(len, mine)), len(options["grid"]) - 1, progress and rank == 0) as bar:
@@ -230,7 +248,7 @@ class Pipeline:
                 own = [seeds[i] for i in batch]
                 *_, (x0, _) = self._windows(fresh, layout, options, own, bar)
                 made.update(zip(batch, self._decode(x0, layout), strict=True))
-        artifacts, counts = _gathered(made, counts, world)
+        artifacts, counts = gathered(made, counts, world)
         settings |= {"steps": len(options["grid"]) - 1, "seed": seed, "request": request}
         if counts["calls"]:  # of a cache
             settings["skipped"] = counts["skipped"] / counts["calls"]
@@ -270,11 +288,12 @@ class Pipeline:
         """The sampling settings, the checkpoint's own where none are given, and the request of the other options."""
         asked = {key: value for key, value in options.items() if key in DEFAULTS and value is not None}
         rest = {key: value for key, value in options.items() if key not in DEFAULTS}
-        return combined(known_settings(self.config.get("sampling") or {}), asked), self.request(**rest)
+        settings = combined(known_settings(self.config.get("sampling") or {}), asked)
+        return settings, self.request(**{**of_input(settings, self.modality, rest), **rest})
 
     def _plan(
         self, settings: Mapping[str, Any], steps_asked: bool, counts: Counter[str]
-    ) -> tuple[Callable[[], Denoise], dict[str, Any]]:
+    ) -> tuple[Callable[..., Denoise], dict[str, Any]]:
         """What makes the denoiser of each trajectory, and the options of ``trajectory``."""
         schedule = SCHEDULES.build(settings["schedule"] or self.denoiser.schedule)
         rule = GRIDS.build(settings["grid"])
@@ -283,23 +302,29 @@ class Pipeline:
         fresh = partial(self._denoise, settings, counts)
         fresh()  # what cannot be built is told before the work
         order = None if settings["order"] is None else ORDERS.build(settings["order"])
-        named = {"sampler": SAMPLERS.build(settings["sampler"]), "order": order}
-        return fresh, {"schedule": schedule, "grid": grid, "temperature": settings["temperature"], **named}
+        named = {"schedule": schedule, "sampler": SAMPLERS.build(settings["sampler"]), "order": order}
+        walk = Walk(settings, partial(self._denoise, {**settings, "guidance": None}, Counter()))
+        return fresh, {"walk": walk, "grid": grid, **named, **{key: settings[key] for key in ("temperature", "noise")}}
 
-    def _denoise(self, settings: Mapping[str, Any], counts: Counter[str]) -> Denoise:
-        """The denoiser of one trajectory; its cache adds to ``counts``."""
+    def _denoise(
+        self,
+        settings: Mapping[str, Any],
+        counts: Counter[str],
+        knowing: Callable[[Denoise], Denoise] = lambda denoise: denoise,
+    ) -> Denoise:
+        """The denoiser of one trajectory; its cache adds to ``counts``, and what is guided is ``knowing`` it."""
         denoiser = self.denoiser
         if settings["caching"] not in (None, {}):
             denoiser = cached(denoiser, settings["caching"], counts)
-        denoise: Denoise = _InPrecision(denoiser, settings["precision"])
+        denoise: Denoise = knowing(_InPrecision(denoiser, settings["precision"]))
         if settings["guidance"] not in (None, 1, {}):
             guidance = settings["guidance"]
             spec = {"name": "classifier_free", "scale": guidance} if isinstance(guidance, int | float) else guidance
-            denoise = GUIDANCE.build(spec, denoise=denoise)
+            denoise = GUIDANCE.build(spec, denoise=denoise, modality=self.modality)
         return denoise
 
     def _windows(
-        self, fresh: Callable[[], Denoise], layout: Any, options: dict[str, Any], seeds: list[int], bar: Any
+        self, fresh: Callable[..., Denoise], layout: Any, options: dict[str, Any], seeds: list[int], bar: Any
     ) -> Iterator[tuple[Sample, int]]:
         """The samples of one batch, on the CPU, after each of their windows; the first has the samples' own noise."""
 
@@ -307,19 +332,21 @@ class Pipeline:
             own = [seeds[row] if index == 0 else mix(seeds[row], _WINDOW, index) for row in rows]
             if index > 0 and bar.total is not None:
                 bar.total += len(own) * (len(options["grid"]) - 1)
-            return self._run(fresh(), part, options, own, bar)
+            return self._run(fresh, part, options, own, bar)
 
         return self.modality.windows(layout, run)
 
     @torch.no_grad()
-    def _run(self, denoise: Denoise, layout: Any, options: dict[str, Any], seeds: list[int], bar: Any) -> Sample:
+    def _run(
+        self, fresh: Callable[..., Denoise], layout: Any, options: dict[str, Any], seeds: list[int], bar: Any
+    ) -> Sample:
         """The samples of one window, on the CPU."""
         self.denoiser.eval()
-        local = move(layout, self.device)
+        local, walk = move(layout, self.device), options["walk"]
+        denoise = fresh(walk.knowing(local))
         denoise = denoise if local.wrap is None else local.wrap(denoise)
-        x = local.start
-        place = {"space": local.space, "cond": local.cond, "known": local.known, "strength": local.strength}
-        for step in trajectory(denoise, x, seeds=seeds, **place, **options):
+        x, told = local.start, {key: value for key, value in options.items() if key != "walk"}
+        for step in walk(denoise, local, seeds=seeds, **told):
             x = step.x
             if step.index == 0 and bar.total is not None:  # an order takes more steps, a strength fewer
                 bar.total += len(seeds) * (step.steps + 1 - len(options["grid"]))
@@ -347,44 +374,7 @@ class _InPrecision:
             return self.denoiser(x, t, cond, previous)
 
 
-def _batches(sizes: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Samples of like size together. The cut does not depend on the number of processes, so neither do the samples."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    order = sorted(range(len(sizes)), key=lambda i: sizes[i])
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-
-
-def _processes(device: torch.device) -> tuple[int, int]:
-    """This process's rank and the number of processes."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return 0, 1
-    from accelerate import PartialState
-
-    state = PartialState(cpu=device.type == "cpu")
-    return state.process_index, state.num_processes
-
-
-def _gathered(made: dict[int, Any], counts: Counter[str], world: int) -> tuple[dict[int, Any], Counter[str]]:
-    """The artifacts of all processes, and what they counted."""
-    if world == 1:
-        return made, counts
-    from accelerate.utils import gather_object
-
-    shares = gather_object([(made, counts)])
-    everything = {index: artifact for part, _ in shares for index, artifact in part.items()}
-    return everything, sum((counted for _, counted in shares), Counter())
-
-
 def _bar(count: int, steps: int, shown: bool) -> Any:
     from tqdm.auto import tqdm
 
     return tqdm(total=count * steps, desc=f"{count} samples x {steps} steps", unit="", disable=not shown, leave=False)
-
-
-def _best_device() -> torch.device:
-    return (
-        torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        if torch.cuda.is_available()
-        else torch.device("cpu")
-    )

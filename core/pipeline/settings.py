@@ -17,7 +17,12 @@ DEFAULTS: dict[str, Any] = {
     "schedule": None,
     "guidance": None,
     "caching": None,
+    "posterior": None,
+    "measurement": None,
+    "inpainting": "known",
+    "inversion": None,
     "temperature": 1.0,
+    "noise": "independent",
     "batch_size": 128,
     "precision": "fp32",
 }

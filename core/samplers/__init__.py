@@ -1,6 +1,21 @@
 """Samplers: ``sample`` is the loop, ``SAMPLERS`` the solvers by name, ``generate`` runs one to its end."""
 
-from . import ancestral, exponential, langevin, runge_kutta
+from . import (
+    adams,
+    adaptive,
+    ancestral,
+    by_part,
+    consistency,
+    exponential,
+    langevin,
+    moulton,
+    overshoot,
+    restart,
+    reverse_sde,
+    runge_kutta,
+    singlestep,
+    tokens,
+)
 from .loop import Step, default_space, generate, noised, sample, trajectory
 from .sampler import SAMPLERS, LinearSampler, Move, Sampler, Stage, State, combine
 
@@ -12,14 +27,24 @@ __all__ = [
     "Stage",
     "State",
     "Step",
+    "adams",
+    "adaptive",
     "ancestral",
+    "by_part",
     "combine",
+    "consistency",
     "default_space",
     "exponential",
     "generate",
     "langevin",
+    "moulton",
     "noised",
+    "overshoot",
+    "restart",
+    "reverse_sde",
     "runge_kutta",
     "sample",
+    "singlestep",
+    "tokens",
     "trajectory",
 ]

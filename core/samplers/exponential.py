@@ -1,4 +1,4 @@
-r"""Exponential integrators: DDIM, DPM-Solver++, its SDE variants, DEIS and UniPC from one coefficient routine.
+r"""Exponential integrators: DDIM, DPM-Solver++, its SDE variants, UniPC, SA-Solver: one coefficient routine.
 
 With ``l = log(alpha / sigma)`` (half the log-SNR) and ``h = l_s - l_t`` the step from t to s is, exactly,
 
@@ -9,16 +9,18 @@ where eta = 0 is the probability-flow ODE and eta = 1 the reverse SDE (Lu et al.
 x0(l) by the polynomial through the estimates known at l_j = l_t + r_j h and the integral becomes a weighted sum of
 them, ``sum_j w_j D_j`` with ``w_j = int k e^(-k (1 - u)) L_j(u) du``: all methods below differ in their nodes r_j only.
 
-    multistep   r = 0 and earlier steps                    DDIM, DPM-Solver++ 1/2M/3M, UniP; DEIS (of the noise)
-    corrector   the same and r = 1, one step later         UniC: no further call of the denoiser
-    singlestep  r = 0 and points inside the step           DPM-Solver++ 2S/3S
+    multistep   r = 0 and earlier steps                    DDIM, DPM-Solver++ 1/2M/3M, UniP, RES; of the noise: adams.py
+    corrector   the same and r = 1, one step later         UniC, SA-Solver: no further call of the denoiser
+    singlestep  r = 0 and points inside the step           DPM-Solver++ 2S/3S, RES, DPM-Solver: singlestep.py
 
 Where l is infinite (no signal at t, or no noise at s) the step is of first order, and exact: x0 is constant there.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Literal
 
 import torch
@@ -107,6 +109,11 @@ def earlier(interval: Interval, count: int) -> tuple[list[Tensor], list[Tensor]]
     return places, used
 
 
+def anywhere(flags: Tensor) -> list[bool]:
+    """For each step, whether any element is flagged."""
+    return flags.flatten(1).any(1).tolist() if flags.ndim > 1 else flags.tolist()
+
+
 class Multistep(LinearSampler):
     """Estimates of earlier steps extrapolate x0: one call a step for any order.
 
@@ -115,36 +122,45 @@ class Multistep(LinearSampler):
         eta: how much of the reverse SDE's noise is added; 0 draws none.
         law: what eta means: ``sde`` as in the module's equation, ``ddim`` a fraction of the posterior's standard
             deviation (Song et al. 2021, eq. 16); the same at 0, and at 1 too.
-        corrector: improve the start of each step by the estimate made there (Zhao et al. 2023): one order more.
-        simplified: integrate the polynomial and the exponential apart, as published for DPM-Solver++ 2M.
+        corrector: improve the start of each step by the estimate made there and so many before it; with as many as
+            ``order``, one order more. 0 corrects nothing.
+        simplified: through two estimates, integrate the line and the exponential apart, as published for
+            DPM-Solver++ 2M and UniPC.
+        interval: eta acts on steps that start at low < sigma / alpha <= high only.
     """
 
     def __init__(
-        self, order: int, eta: float = 0.0, law: NoiseLaw = "sde", corrector: bool = False, simplified: bool = False
+        self,
+        order: int,
+        eta: float = 0.0,
+        law: NoiseLaw = "sde",
+        corrector: int = 0,
+        simplified: bool = False,
+        interval: tuple[float, float] = (0.0, math.inf),
     ) -> None:
-        if order < 1:
-            raise ValueError(f"order must be at least 1, got {order}")
+        if order < 1 or corrector < 0:
+            raise ValueError(f"an order must be at least 1 (0: no corrector), got {order} and {corrector}")
         if eta < 0 or (law == "ddim" and eta > 1):
             raise ValueError(f"eta must be {'in [0, 1]' if law == 'ddim' else 'at least 0'}, got {eta}")
-        if corrector and eta:
-            raise ValueError("the corrector is for eta = 0")
-        self.nodes, self.eta, self.law, self.simplified, self.corrector = order, eta, law, simplified, corrector
-        self.order = order + corrector
-        self.memory = order - 1 + corrector
+        if not 0 <= interval[0] <= interval[1]:
+            raise ValueError(f"eta acts from low to high, 0 <= low <= high, got {interval}")
+        self.nodes, self.corrector, self.eta, self.law, self.simplified = order, corrector, eta, law, simplified
+        self.low, self.high = interval
+        self.order = min(order, corrector) + 1 if corrector else order
+        self.memory = max(order, corrector) if corrector else order - 1
         self.stochastic = eta > 0
 
     def plan(self, schedule: Schedule, grid: Tensor) -> list[Move]:
         interval = Interval(schedule, grid[:-1], grid[1:])
         keep, spread, k = self._noise(interval)
-        integrals = self._moments(k, self.nodes)
-        places, used = earlier(interval, self.nodes - 1)
-        nodes = [torch.zeros_like(k), *places]
-        used = [torch.ones_like(interval.moves), *used]
-        mix = [interval.alpha_s * w for w in node_weights(nodes, used, integrals)]
-        weights = zip(*map(rows, (keep, *mix)), strict=True)
-        corrections = self._corrections(interval, nodes, used) if self.corrector else [None] * len(k)
-        spreads = [None] * len(k) if spread is None else rows(spread)
-        stages = map(Stage, grid[:-1], weights, [None] * len(k), corrections)
+        places, used = earlier(interval, max(self.nodes, self.corrector) - 1)
+        nodes, used = [torch.zeros_like(k), *places], [torch.ones_like(interval.moves), *used]
+        mix = node_weights(nodes[: self.nodes], used[: self.nodes], self._moments(k, used[: self.nodes]))
+        weights = zip(*map(rows, (keep, *(interval.alpha_s * w for w in mix))), strict=True)
+        nothing = [None] * len(k)
+        corrections = self._corrections(interval, k, nodes, used, mix) if self.corrector else nothing
+        stages = map(Stage, grid[:-1], weights, nothing, corrections)
+        spreads = nothing if spread is None else rows(spread)
         return [Move((stage,), one) for stage, one in zip(stages, spreads, strict=True)]
 
     def _noise(self, interval: Interval) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -153,101 +169,31 @@ class Multistep(LinearSampler):
         if self.eta == 0:
             return interval.shrink, None, h
         if self.law == "sde":
-            drift = self.eta * h
+            ratio = torch.exp(-interval.level)
+            drift = torch.where((ratio > self.low) & (ratio <= self.high), self.eta * h, 0.0)
         else:
             drift = -torch.log1p(self.eta**2 * torch.expm1(-2 * h)) / 2
         return interval.shrink * torch.exp(-drift), interval.sigma_s * torch.sqrt(-torch.expm1(-2 * drift)), h + drift
 
-    def _moments(self, k: Tensor, count: int) -> list[Tensor]:
-        exact = moments(k, count)
-        return [exact[0] / (n + 1) for n in range(count)] if self.simplified else exact
+    def _moments(self, k: Tensor, used: list[Tensor]) -> list[Tensor]:
+        integrals = moments(k, len(used))
+        if self.simplified and len(used) > 1:
+            line = torch.stack(used).sum(0) == 2
+            integrals[1] = torch.where(line, integrals[0] / 2, integrals[1])
+        return integrals
 
     def _corrections(
-        self, interval: Interval, nodes: list[Tensor], used: list[Tensor]
+        self, interval: Interval, k: Tensor, nodes: list[Tensor], used: list[Tensor], mix: list[Tensor]
     ) -> list[tuple[Weight, ...] | None]:
-        """For each step, the weights that redo the step before it with the estimate at its end; where an element
-        waits now, it is left alone."""
-        k = interval.h
+        """For each step, what the one before it would have added had it known the estimate at its end: the weights
+        with it less those without. The start and the noise of that step are in both, so that neither is needed
+        again. Where an element waits now, it is left alone."""
         moved = interval.inside & torch.cat([interval.moves[1:], interval.moves[:1]])
-        after = [torch.ones_like(k), *nodes]
-        weights = node_weights(after, [moved, *(u & moved for u in used)], self._moments(k, self.nodes + 1))
-        redo = [torch.where(moved, 0.0, 1.0), torch.where(moved, interval.shrink, 0.0)]
-        table = zip(*map(rows, (*redo, *(interval.alpha_s * w for w in weights))), strict=True)
-        any_moved = moved.flatten(1).any(1).tolist() if moved.ndim > 1 else moved.tolist()
-        return [None, *(row if some else None for row, some in zip(table, any_moved, strict=True))][:-1]
-
-
-class Singlestep(LinearSampler):
-    """Estimates at ``order`` equally spaced points of log-SNR inside each step: no history, ``order`` calls a step.
-
-    Args:
-        order: 1 to 3.
-    """
-
-    def __init__(self, order: int) -> None:
-        if order not in (1, 2, 3):
-            raise ValueError(f"a singlestep solver has order 1, 2 or 3, got {order}")
-        self.order = self.calls_per_step = order
-
-    def plan(self, schedule: Schedule, grid: Tensor) -> list[Move]:
-        whole = Interval(schedule, grid[:-1], grid[1:])
-        inside, times, table = whole.inside, [grid[:-1]], []
-        for stage in range(1, self.order):
-            level = whole.level + whole.h * (stage / self.order)
-            times.append(torch.where(inside, schedule.time_of_log_snr(2 * level), grid[:-1]))
-        levels = [schedule.log_snr(time) / 2 for time in times]
-        for stage, end in enumerate((*times[1:], grid[1:])):
-            part = Interval(schedule, grid[:-1], end)
-            nodes = [torch.where(inside, (level - whole.level) / part.h, 0.0) for level in levels[stage::-1]]
-            used = [inside] * stage + [torch.ones_like(inside)]
-            mix = [part.alpha_s * w for w in node_weights(nodes, used, moments(part.h, stage + 1))]
-            table.append(zip(*map(rows, (part.shrink, *mix)), strict=True))
-        some = inside.flatten(1).any(1).tolist() if inside.ndim > 1 else inside.tolist()
-        moves = []
-        for i, (weights, finite) in enumerate(zip(zip(*table, strict=True), some, strict=True)):
-            stages = tuple(Stage(time[i], row) for time, row in zip(times, weights, strict=True))
-            # A step from or to infinity needs its first call only: the last stage then uses that estimate alone.
-            moves.append(Move(stages if finite else (Stage(times[0][i], (weights[-1][0], weights[-1][-1])),)))
-        return moves
-
-
-class DEIS(LinearSampler):
-    """Adams-Bashforth on the noise instead of x0: ``x_s / alpha_s = x_t / alpha_t + int noise d(sigma / alpha)``.
-
-    The step is DDIM's and a correction by the differences of earlier noises to the present one, so that it stays exact
-    where alpha_t = 0 (Zhang and Chen 2023).
-
-    Args:
-        order: how many noises are interpolated.
-        coordinate: the polynomial's variable: ``log_rho``, log(sigma / alpha), or ``rho``, sigma / alpha (linear
-            multistep).
-    """
-
-    def __init__(self, order: int = 3, coordinate: Literal["log_rho", "rho"] = "log_rho") -> None:
-        if order < 1:
-            raise ValueError(f"order must be at least 1, got {order}")
-        if coordinate not in ("log_rho", "rho"):
-            raise ValueError(f"coordinate must be 'log_rho' or 'rho', got {coordinate!r}")
-        self.order, self.memory, self.coordinate = order, order - 1, coordinate
-
-    def plan(self, schedule: Schedule, grid: Tensor) -> list[Move]:
-        interval = Interval(schedule, grid[:-1], grid[1:])
-        keep, b = interval.first_order()
-        places, used = earlier(interval, self.order - 1)
-        h = torch.where(interval.inside, interval.h, 1.0)
-        if self.coordinate == "log_rho":
-            integrals = [interval.sigma_s * m for m in moments(-h, self.order)]
-        else:
-            places = [torch.expm1(-place * h) / torch.expm1(-h) for place in places]
-            integrals = [interval.sigma_s * -torch.expm1(h) / (n + 1) for n in range(self.order)]
-        nodes = [torch.zeros_like(h), *places]
-        weights = node_weights(nodes, [interval.inside, *used], integrals)[1:]
-        inverse = torch.where(interval.sigma > 0, 1 / interval.sigma, 0.0)
-        total = sum(weights, torch.zeros_like(h))  # the present noise, (x - alpha D_0) / sigma, loses this much
-        table = (keep - total * inverse, b + total * interval.alpha * inverse, *weights)
-        record = zip(rows(inverse), rows(-interval.alpha * inverse), strict=True)
-        stages = map(Stage, grid[:-1], zip(*map(rows, table), strict=True), record)
-        return [Move((stage,)) for stage in stages]
+        after, known = [torch.ones_like(k), *nodes[: self.corrector]], [u & moved for u in used[: self.corrector]]
+        new, *redone = node_weights(after, [moved, *known], self._moments(k, [moved, *known]))
+        gain = [torch.where(moved, a - b, 0.0) for a, b in zip_longest(redone, mix, fillvalue=torch.zeros_like(k))]
+        table = zip(*map(rows, (torch.ones_like(k), *(interval.alpha_s * w for w in (new, *gain)))), strict=True)
+        return [None, *(row if some else None for row, some in zip(table, anywhere(moved), strict=True))][:-1]
 
 
 @SAMPLERS.register("ddim")
@@ -270,44 +216,53 @@ def dpmpp_2m(simplified: bool = False) -> Multistep:
 
 @SAMPLERS.register("dpmpp_3m")
 def dpmpp_3m() -> Multistep:
-    """DPM-Solver++ 3M."""
+    """DPM-Solver++ 3M (Lu et al. 2022b)."""
     return Multistep(3)
 
 
 @SAMPLERS.register("dpmpp_1_sde")
 def dpmpp_1_sde(eta: float = 1.0) -> Multistep:
-    """The reverse SDE by steps of order 1; at eta = 1 DDPM's ancestral sampler."""
+    """The reverse SDE by steps of order 1; at eta = 1 DDPM's ancestral sampler (Lu et al. 2022b)."""
     return Multistep(1, eta)
 
 
 @SAMPLERS.register("dpmpp_2m_sde")
 def dpmpp_2m_sde(eta: float = 1.0, simplified: bool = False) -> Multistep:
-    """SDE-DPM-Solver++ 2M; ``simplified``: with the published (midpoint) weights instead of the exact ones."""
+    """SDE-DPM-Solver++ 2M (Lu et al. 2022b); ``simplified``: with the published (midpoint) weights, not the exact."""
     return Multistep(2, eta, simplified=simplified)
 
 
 @SAMPLERS.register("dpmpp_3m_sde")
 def dpmpp_3m_sde(eta: float = 1.0) -> Multistep:
-    """SDE-DPM-Solver++ 3M."""
+    """SDE-DPM-Solver++ 3M (Lu et al. 2022b)."""
     return Multistep(3, eta)
 
 
-@SAMPLERS.register("dpmpp_2s")
-def dpmpp_2s() -> Singlestep:
-    """DPM-Solver++ 2S: two calls a step, no history."""
-    return Singlestep(2)
-
-
-@SAMPLERS.register("dpmpp_3s")
-def dpmpp_3s() -> Singlestep:
-    """DPM-Solver++ 3S: three calls a step, no history."""
-    return Singlestep(3)
+@SAMPLERS.register("res_2m")
+def res_2m() -> Multistep:
+    """The refined exponential solver of order 2 in one call a step (Zhang et al. 2023); its weights are those of
+    DPM-Solver++ 2M, integrated exactly."""
+    return Multistep(2)
 
 
 @SAMPLERS.register("unipc")
-def unipc(order: int = 2, corrector: bool = True) -> Multistep:
-    """UniPC (Zhao et al. 2023) with exact weights; order of convergence ``order + 1`` with the corrector."""
-    return Multistep(order, corrector=corrector)
+def unipc(order: int = 2, corrector: bool = True, simplified: bool = False) -> Multistep:
+    """UniPC (Zhao et al. 2023) with exact weights; order of convergence ``order + 1`` with the corrector.
+    ``simplified``: with the published weights (B2) instead, which differ where two estimates are interpolated."""
+    return Multistep(order, corrector=order * corrector, simplified=simplified)
 
 
-SAMPLERS.register("deis")(DEIS)
+@SAMPLERS.register("sa_solver")
+def sa_solver(
+    eta: float = 1.0, predictor_order: int = 3, corrector_order: int = 3, low: float = 0.05, high: float = 1.0
+) -> Multistep:
+    """SA-Solver (Xue et al. 2023), the stochastic Adams method; at eta = 0 it is UniPC.
+
+    Args:
+        eta: the reverse SDE's share, tau^2 of the paper.
+        predictor_order: estimates that a step is made of.
+        corrector_order: estimates, beside the new one, that correct its end; 0 for none.
+        low: eta acts from this sigma / alpha, and below it no noise is added.
+        high: up to this one.
+    """
+    return Multistep(predictor_order, eta, corrector=corrector_order, interval=(low, high))

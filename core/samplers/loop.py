@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Generator, Tensor, nn
@@ -18,7 +18,8 @@ from ..randomness import generator, sample_generators
 from ..samples import Cond, Sample, Time, align_left, batch_size, known_at_zero, map_parts, parts, pick
 from ..schedules import SCHEDULES, Schedule
 from ..spaces import Euclidean, Product, Space
-from .sampler import SAMPLERS, BoundDenoise, Sampler, State
+from .brownian import BrownianNoise, NoiseKind
+from .sampler import SAMPLERS, BoundDenoise, LinearSampler, Sampler, State
 
 
 @dataclass(slots=True)
@@ -32,6 +33,7 @@ class Step:
         s: its time of arrival.
         x: the sample at time s.
         x0: the estimate of the clean sample that led there.
+        calls: of the denoiser, in this step.
     """
 
     index: int
@@ -40,6 +42,7 @@ class Step:
     s: Tensor
     x: Sample
     x0: Sample
+    calls: int
 
 
 def sample(
@@ -54,6 +57,7 @@ def sample(
     generators: Sequence[Generator] | None = None,
     known: Sample | None = None,
     known_x0: Sample | None = None,
+    noise: NoiseKind = "independent",
 ) -> Iterator[Step]:
     """Sampling, step by step.
 
@@ -69,6 +73,8 @@ def sample(
         known: boolean, left-aligned with the sample, part by part: elements that are given. The denoiser sees them
             clean, at t = 0, and every step returns them bit by bit.
         known_x0: the sample that holds the known values; they must lie in the space.
+        noise: ``independent`` from step to step, or ``brownian``, the increments of one path for each sample, the same
+            at any number of steps (what a sampler draws beyond once a step is independent).
 
     Yields:
         A ``Step`` for each step, the last at time ``grid[-1]``.
@@ -79,11 +85,14 @@ def sample(
     grid = check_grid(grid)
     if sampler.stochastic and generators is None:
         raise ValueError("a stochastic sampler needs one generator for each sample")
+    if noise not in get_args(NoiseKind):
+        raise ValueError(f"noise must be one of {', '.join(get_args(NoiseKind))}, got {noise!r}")
     if (known is None) != (known_x0 is None):
         raise ValueError("known and known_x0 go together")
     if grid.ndim > 1 and (device := next(iter(parts(x).values())).device).type != "mps":  # mps has no float64
         grid = grid.to(device)  # once, so that no step waits for a copy
     space = default_space(x) if space is None else space
+    space.check(sampler)
     settle: Callable[[Sample], Sample] = space.project
     if known is not None and known_x0 is not None:
         impose = _imposing(space, known, known_x0)
@@ -92,28 +101,42 @@ def sample(
 
     def bound(x: Sample, t: Tensor, previous: Sample | None, target: Tensor | None = None) -> Estimate:
         told = cond if target is None else {**(cond or {}), "target": target.expand(batch_size(x), *target.shape[1:])}
-        return denoise(x, t, told, previous)
+        estimate = denoise(x, t, told, previous)
+        if estimate.shift is not None and not isinstance(sampler, LinearSampler):
+            raise ValueError(f"sampler {type(sampler).__name__} cannot move where a step starts, as cfg_pp has it do")
+        return estimate
 
-    def noise() -> Sample:
+    def independent() -> Sample:
         return space.noise(x, generators or ())
 
-    return _walk(sampler, bound, x, grid.unbind(0), moves, noise, settle)
+    draws: Callable[[int], Callable[[], Sample]] = lambda index: independent  # noqa: E731
+    if noise == "brownian" and sampler.stochastic:
+        draws = BrownianNoise(space, x, generators or (), schedule, grid).step
+    return _walk(sampler, bound, x, sampler.begin(space), grid.unbind(0), moves, draws, settle)
 
 
 def _walk(
     sampler: Sampler,
     denoise: BoundDenoise,
     x: Sample,
+    state: State,
     times: Sequence[Tensor],
     moves: Sequence[Any],
-    noise: Callable[[], Sample],
+    draws: Callable[[int], Callable[[], Sample]],
     settle: Callable[[Sample], Sample],
 ) -> Iterator[Step]:
-    state = State()
+    calls = 0
+
+    def counted(x: Sample, t: Tensor, previous: Sample | None, target: Tensor | None = None) -> Estimate:
+        nonlocal calls
+        calls += 1
+        return denoise(x, t, previous, target)
+
     for index, move in enumerate(moves):
-        x, state = sampler.step(denoise, x, move, state, noise)
+        calls = 0
+        x, state = sampler.step(counted, x, move, state, draws(index))
         x = settle(x)
-        yield Step(index, len(moves), times[index], times[index + 1], x, state.x0)
+        yield Step(index, len(moves), times[index], times[index + 1], x, state.x0, calls)
 
 
 def _imposing(space: Space, known: Sample, known_x0: Sample) -> Callable[[Sample], Sample]:
@@ -174,6 +197,8 @@ def trajectory(
     known: Sample | None = None,
     strength: float = 1.0,
     temperature: float | Mapping[str, float] = 1.0,
+    noise: NoiseKind = "independent",
+    start: Sample | None = None,
 ) -> Iterator[Step]:
     """Sampling from noise, step by step, with everything by name or as an object.
 
@@ -195,26 +220,27 @@ def trajectory(
             has no steps.
         temperature: a factor on the noise to start from, for all parts or by part. Below 1 samples are more typical
             and less varied; 1 is the distribution that was learned.
+        noise: of the steps, as for ``sample``.
+        start: the sample at the first time of the grid, such as ``editing.invert`` finds; by default made of drawn
+            noise.
 
     Raises:
         ValueError: unknown names or options, and what ``sample`` raises.
     """
-    own = getattr(denoise, "schedule", None)
-    schedule = SCHEDULES.build(schedule if schedule is not None else own if own is not None else "flow")
-    denoiser = _as_denoiser(denoise, schedule)
-    if own is not None and not _same(own, schedule):
-        denoiser = UnderSchedule(denoiser, own, schedule)
+    denoiser, schedule = under(denoise, schedule)
     grid = arrange(order, shorten(make_grid(grid, steps, schedule), strength), x, known)
     generators = _generators(seeds, batch_size(x))
     home = default_space(x) if space is None else space
-    noise = map_parts(lambda part, factor: part * factor, home.noise(x, generators), _temperatures(temperature, x))
-    # From noise alone alpha(t) x is left out, also where the schedule's alpha(1) is not quite 0. Times per element
-    # may hold clean elements, which are theirs to keep.
-    clean = x if strength < 1 or grid.ndim > 1 else map_parts(torch.zeros_like, x)
+    if start is None:
+        drawn = home.tempered(home.noise(x, generators), _temperatures(temperature, x))
+        # From noise alone alpha(t) x is left out, also where the schedule's alpha(1) is not quite 0. Times per element
+        # may hold clean elements, which are theirs to keep.
+        clean = x if strength < 1 or grid.ndim > 1 else map_parts(torch.zeros_like, x)
+        start = home.noised(clean, drawn, grid[0], schedule)[0]
     return sample(
         SAMPLERS.build(sampler),
         denoiser,
-        noised(clean, noise, grid[0], schedule),
+        start,
         grid,
         schedule=schedule,
         space=home,
@@ -222,7 +248,18 @@ def trajectory(
         generators=generators,
         known=known,
         known_x0=None if known is None else x,
+        noise=noise,
     )
+
+
+def under(denoise: Denoise | Callable[..., Sample], schedule: Any = None) -> tuple[Denoise, Schedule]:
+    """A denoiser, or any ``f(x, t) -> x0``, seen under a schedule, and that schedule: by default its own, else flow."""
+    own = getattr(denoise, "schedule", None)
+    schedule = SCHEDULES.build(schedule if schedule is not None else own if own is not None else "flow")
+    denoiser = _as_denoiser(denoise, schedule)
+    if own is not None and not _same(own, schedule):
+        denoiser = UnderSchedule(denoiser, own, schedule)
+    return denoiser, schedule
 
 
 def generate(denoise: Denoise | Callable[..., Sample], x: Sample, **options: Any) -> Sample:

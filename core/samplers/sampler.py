@@ -22,6 +22,7 @@ from ..predictions import Estimate, scale_like
 from ..registry import Registry
 from ..samples import Sample, product
 from ..schedules import Schedule
+from ..spaces import Space
 
 SAMPLERS: Registry[Sampler] = Registry("sampler")
 
@@ -39,13 +40,11 @@ class State(NamedTuple):
 
     Attributes:
         x0: the last estimate of x0.
-        records: earlier estimates, newest first, as many as the sampler needs.
-        base: where the last step started (for a corrector).
+        records: of the first call of each earlier step, newest first, as many as the sampler needs.
     """
 
     x0: Any = None
     records: tuple[Any, ...] = ()
-    base: Any = None
 
 
 class Sampler(ABC):
@@ -53,18 +52,26 @@ class Sampler(ABC):
 
     Attributes:
         order: the order of convergence of its deterministic part.
-        calls_per_step: denoiser calls of a step.
-        stochastic: whether it draws noise, once a step.
+        calls_per_step: denoiser calls of a step; None where it depends on the grid or on the sample.
+        stochastic: whether it draws noise.
+        elementwise: whether an element's path depends on its own times alone, not on those of the sample's others.
+        invariant: whether schedules of equal log-SNR give equal x / alpha.
     """
 
     order: int
-    calls_per_step: int = 1
+    calls_per_step: int | None = 1
     stochastic: bool = False
+    elementwise: bool = True
+    invariant: bool = True
 
     @abstractmethod
     def plan(self, schedule: Schedule, grid: Tensor) -> Sequence[Any]:
         """The coefficients of each step. ``grid``: float64, ``(steps + 1, *time)``; where an element's time does not
         move (t = s) the step leaves it as it is."""
+
+    def begin(self, space: Space) -> State:
+        """The state before the first step; ``space``: for a sampler that measures what it does."""
+        return State()
 
     @abstractmethod
     def step(
@@ -78,15 +85,16 @@ class Stage(NamedTuple):
 
     Attributes:
         t: where the denoiser is called.
-        weights: of (x at the start of the step, the estimate D, earlier records, newest first).
-        record: what to keep of the call, as weights of (x at t, D); None keeps D.
+        weights: of (x at the start of the step, the estimate D, earlier records, newest first; those of this step's
+            calls, then of earlier steps).
+        record: what to keep of the call, as weights of (x at t, D); None keeps D, and () nothing.
         target: the time that the network is told the step ends at; None tells none.
-        correct: if given, weights of (x, the last step's base, D, records): the start of the step, improved by D.
+        correct: if given, weights of (x, D, records): the start of the step, improved by D.
     """
 
     t: Tensor
     weights: tuple[Weight, ...]
-    record: tuple[Weight, Weight] | None = None
+    record: tuple[Weight, Weight] | tuple[()] | None = None
     correct: tuple[Weight, ...] | None = None
     target: Tensor | None = None
 
@@ -98,11 +106,13 @@ class Move(NamedTuple):
         stages: the calls of the denoiser, in order.
         spread: the weight of the noise added at the end; None adds none.
         lift: weights of (x, noise) that raise the noise level before the first call.
+        then: moves that follow in the same step.
     """
 
     stages: tuple[Stage, ...]
     spread: Weight | None = None
     lift: tuple[Weight, Weight] | None = None
+    then: tuple[Move, ...] = ()
 
 
 class LinearSampler(Sampler):
@@ -120,19 +130,30 @@ class LinearSampler(Sampler):
     def step(
         self, denoise: BoundDenoise, x: Sample, coefficients: Move, state: State, noise: Callable[[], Sample]
     ) -> tuple[Sample, State]:
-        start = x if coefficients.lift is None else combine(coefficients.lift, (x, noise()))
-        x, (x0, records, base) = start, state
-        for stage in coefficients.stages:
+        for move in (coefficients, *coefficients.then):
+            x, state = self._move(denoise, x, move, state, noise)
+        return x, state
+
+    def _move(
+        self, denoise: BoundDenoise, x: Sample, move: Move, state: State, noise: Callable[[], Sample]
+    ) -> tuple[Sample, State]:
+        start = x if move.lift is None else combine(move.lift, (x, noise()))
+        x, (x0, records) = start, state
+        for stage in move.stages:
             told = () if stage.target is None else (stage.target,)
-            x0 = denoise(x, stage.t, x0, *told).x0
+            estimate = denoise(x, stage.t, x0, *told)
+            x0 = estimate.x0
             if stage.correct is not None:
-                start = combine(stage.correct, (start, base, x0, *records))
-            record = x0 if stage.record is None else combine(stage.record, (x, x0))
+                start = combine(stage.correct, (start, x0, *records))
+            if estimate.shift is not None and stage is move.stages[0]:
+                start, x = (combine((1.0, 1.0), (one, estimate.shift)) for one in (start, x))
+            record = x0 if stage.record is None else combine(stage.record, (x, x0)) if stage.record else None
             x = combine(stage.weights, (start, x0, *records))
-            records = (record, *records)
-        if coefficients.spread is not None:
-            x = combine((1.0, coefficients.spread), (x, noise()))
-        return x, State(x0, records[: self.memory], start)
+            records = records if record is None else (record, *records)
+        if move.spread is not None:
+            x = combine((1.0, move.spread), (x, noise()))
+        later = max(len(records) - len(state.records) - 1, 0)  # calls after the first, newest first: not kept
+        return x, State(x0, records[later : later + self.memory])
 
 
 def combine(weights: Sequence[Weight], samples: Sequence[Any]) -> Sample:

@@ -7,6 +7,7 @@ from .ema import EMA, fixed_rate, power_function, power_function_exponent
 from .interrupts import Interrupted
 from .loop import TrainingDiverged, TrainResult, train
 from .order import BatchOrder, held_out_batches
+from .posthoc import reconstruct
 
 __all__ = [
     "EMA",
@@ -22,5 +23,6 @@ __all__ = [
     "learning_rate",
     "power_function",
     "power_function_exponent",
+    "reconstruct",
     "train",
 ]

@@ -38,6 +38,9 @@ class TrainerConfig:
         seed: of the order, the noise and dropout.
         ema_std: relative width of the power-function average (EDM2).
         ema_decay: a fixed rate instead.
+        ema_snapshots: steps between snapshots of further averages, from which ``noiseloom ema`` makes one of any width
+            later; 0: none.
+        ema_snapshot_stds: the widths of these averages.
         checkpoint_every: steps between checkpoints.
         keep: how many of the last checkpoints stay, beside the best by held-out loss.
         eval_every: steps between held-out losses; 0: none.
@@ -65,6 +68,8 @@ class TrainerConfig:
     seed: int = 0
     ema_std: float = 0.1
     ema_decay: float | None = None
+    ema_snapshots: int = 0
+    ema_snapshot_stds: tuple[float, float] = (0.05, 0.1)
     checkpoint_every: int = 500
     keep: int = 2
     eval_every: int = 500
@@ -77,6 +82,7 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         self.betas = (self.betas[0], self.betas[1])
+        self.ema_snapshot_stds = (self.ema_snapshot_stds[0], self.ema_snapshot_stds[1])
         for key, choices in (("decay", DECAYS), ("precision", PRECISIONS)):
             if getattr(self, key) not in choices:
                 raise ValueError(f"unknown {key} {getattr(self, key)!r}. Choices: {', '.join(choices)}")
@@ -85,7 +91,16 @@ class TrainerConfig:
                 raise ValueError(f"{key} must be at least 1, got {getattr(self, key)}")
         if self.tokens is not None and self.tokens < 1:
             raise ValueError(f"tokens must be at least 1, got {self.tokens}")
-        for key in ("lr", "weight_decay", "warmup", "clip", "eval_every", "eval_samples", "preview_every"):
+        for key in (
+            "lr",
+            "weight_decay",
+            "warmup",
+            "clip",
+            "eval_every",
+            "eval_samples",
+            "preview_every",
+            "ema_snapshots",
+        ):
             if getattr(self, key) < 0:
                 raise ValueError(f"{key} must not be negative, got {getattr(self, key)}")
         if not 0 < self.decay_fraction <= 1:
@@ -93,7 +108,9 @@ class TrainerConfig:
 
     def fixed(self) -> dict[str, Any]:
         """The values that an existing run must keep, as plain JSON."""
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items() if key not in FREE}
+        unused = () if self.ema_snapshots else ("ema_snapshots", "ema_snapshot_stds")
+        given = {key: value for key, value in asdict(self).items() if key not in (*FREE, *unused)}
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in given.items()}
 
 
 def learning_rate(config: TrainerConfig, step: int) -> float:

@@ -25,7 +25,7 @@ from ..devices import compile_network, move
 from ..objectives import Objective
 from ..randomness import StepRandomness, mix
 from ..samples import WHOLE
-from . import checkpoint
+from . import checkpoint, posthoc
 from .accelerator import accelerator
 from .batches import Batches, TrainingData
 from .checkpoint import CheckpointError
@@ -35,6 +35,7 @@ from .evaluation import held_out_sums
 from .interrupts import Interrupted, Interrupts
 from .optimizer import adamw, load_optimizer_tensors, optimizer_tensors
 from .order import BatchOrder, held_out_batches
+from .posthoc import Snapshots
 from .records import JsonLines, Window
 
 _DROPOUT = -4  # a key of generators apart from a step's
@@ -158,6 +159,8 @@ class _Run:
         self.optimizer = adamw(self.parameters, config, self.device)
         rate = power_function(config.ema_std) if config.ema_decay is None else fixed_rate(config.ema_decay)
         self.ema = EMA(model, rate)
+        stds = config.ema_snapshot_stds if config.ema_snapshots else ()
+        self.snapshots = Snapshots(model, stds, directory / posthoc.FOLDER)
 
         self.step = self.samples = self.skipped = self.streak = 0
         self.best: dict[str, float] | None = None
@@ -199,6 +202,8 @@ class _Run:
                     now = (time.perf_counter(), self.step)
                     seconds = (now[0] - last[0]) / max(now[1] - last[1], 1)
                     self.timings.write({"step": self.step, "seconds_per_step": seconds, "time": time.time()})
+                if self.main and self._due(config.ema_snapshots):
+                    self.snapshots.store(self.step, self.step - self.skipped)
                 improved = self._evaluate() if self.valid is not None and self._due(config.eval_every) else False
                 if preview is not None and self._due(config.preview_every):
                     self._preview(preview)
@@ -253,6 +258,7 @@ class _Run:
             self.optimizer.step()
             self.streak = 0
             self.ema.update(self.step - self.skipped)
+            self.snapshots.update(self.step - self.skipped)
             self.window.add(values)
         else:
             self.skipped += 1
@@ -339,6 +345,7 @@ class _Run:
             tensors = {
                 "model": self.model.state_dict(),
                 "ema": self.ema.state_dict(),
+                **({"snapshots": self.snapshots.state_dict()} if self.snapshots.averages else {}),
                 "objective": self.objective.state_dict(),
                 "optimizer": optimizer_tensors(self.optimizer, self.parameters),
             }
@@ -365,6 +372,7 @@ class _Run:
         checkpoint.load_exactly(self.model, found.tensors["model"], found.path / "model.safetensors")
         checkpoint.load_exactly(self.objective, found.tensors["objective"], found.path / "objective.safetensors")
         self.ema.load_state_dict(found.tensors["ema"])
+        self.snapshots.load_state_dict(found.tensors.get("snapshots", {}))
         load_optimizer_tensors(self.optimizer, self.parameters, found.tensors["optimizer"], self.device)
         self.step = self.saved_at = state["step"]
         self.samples = state["samples"]

@@ -24,7 +24,7 @@ from ..conditions import LABEL, REFERENCE, TEXT, Conditions, each
 from ..modality import MODALITIES, Layout, Modality, Plan, Run
 from ..report import Report
 from ..scale import moments
-from . import components  # noqa: F401  (registers them)
+from . import components, energies  # noqa: F401  (registers them)
 from .data import Preparation, open_audio
 from .editing import Edit, closed, edit_of
 from .frames import Frames, Item, frames_of, scale_warnings, statistics
@@ -83,6 +83,7 @@ class Audio(Modality):
 
     name = "audio"
     Request = AudioRequest
+    from_input = {"strength": 1.0}
 
     def __init__(
         self,

@@ -76,6 +76,32 @@ class ConditionEmbedding(nn.Module):
         return out
 
 
+class Duration(nn.Module):
+    """How far a step goes, for atoms and for pairs; it says nothing at first, so that a network of one time becomes one
+    of two with the same outputs."""
+
+    def __init__(self, width: int, pairs: int) -> None:
+        super().__init__()
+        self.atoms = nn.Sequential(nn.Linear(64, width), nn.SiLU(), linear(width, width, zero=True))
+        self.pairs = nn.Linear(64, pairs, bias=False)
+        nn.init.zeros_(self.pairs.weight)
+
+    def forward(self, t_atoms: Tensor, t_pairs: Tensor, target: Tensor | float | None) -> tuple[Tensor, Tensor]:
+        """t (B, 1 or N) and (B, 1 or N, 1 or N), target () or (B,), None: t itself -> (B, 1 or N, width) and
+        (B, 1 or N, 1 or N, pairs)."""
+
+        if isinstance(target, Tensor) and target.ndim > 1:
+            raise ValueError(f"a molecule is told one time that a step is to reach, not {tuple(target.shape)}")
+
+        def far(t: Tensor) -> Tensor:
+            if target is None:
+                return cosines(torch.zeros_like(t), 64)
+            end = torch.as_tensor(target, dtype=t.dtype, device=t.device).reshape(-1, *[1] * (t.ndim - 1))
+            return cosines((t - end).clamp(min=0), 64)
+
+        return self.atoms(far(t_atoms)), self.pairs(far(t_pairs))
+
+
 class PairEmbedding(nn.Module):
     """The first features of ordered pairs: both bonds, both distances, the pair's time, coordinates if they count."""
 
@@ -88,10 +114,21 @@ class PairEmbedding(nn.Module):
         self.contract = nn.Linear(2 * pairs, pairs)
         self.norm = nn.LayerNorm(pairs)
 
-    def forward(self, bonds: Tensor, bonds0: Tensor, x: Tensor, x0: Tensor, t: Tensor, places: list[Tensor]) -> Tensor:
-        """bonds (B,N,N,4), x (B,N,3), each with its previous estimate; t (B,1,1) or (B,N,N) -> (B,N,N,P)."""
+    def forward(
+        self,
+        bonds: Tensor,
+        bonds0: Tensor,
+        x: Tensor,
+        x0: Tensor,
+        t: Tensor,
+        places: list[Tensor],
+        late: Tensor | None = None,
+    ) -> Tensor:
+        """bonds (B,N,N,4), x (B,N,3), each with its previous estimate; t (B,1,1) or (B,N,N); ``late``, what
+        ``Duration`` says of the pairs, of the shape of t and 2P -> (B,N,N,P)."""
         near = [waves(torch.sqrt(squared_distances(p) + 1e-8), self.bumps, 0.0, 5.0).to(bonds.dtype) for p in (x, x0)]
         hidden = self.expand(torch.cat([bonds, bonds0, *near, *places], -1)) + self.clock(cosines(t, 64))
+        hidden = hidden if late is None else hidden + late
         return self.norm(self.contract(F.silu(hidden)))
 
 

@@ -19,7 +19,7 @@ from noiseloom.core.spaces import Space
 
 from ..modality import MODALITIES, Layout, Modality, Plan
 from ..report import Report
-from . import networks  # noqa: F401  (registers the networks)
+from . import energies, networks  # noqa: F401  (registers them)
 from .alignment import assign, random_rotations, rotation_onto
 from .collection import MoleculeSet
 from .data import open_molecules

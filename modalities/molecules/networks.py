@@ -27,7 +27,7 @@ from noiseloom.core.samples import Cond, Sample, align_left, pick, product
 from noiseloom.core.spaces import Centred
 
 from ..extras import require
-from .blocks import AtomBlock, ConditionEmbedding, PairBlock, PairEmbedding, SteerableNorm, linear
+from .blocks import AtomBlock, ConditionEmbedding, Duration, PairBlock, PairEmbedding, SteerableNorm, linear
 
 
 class MoleculeNetwork(nn.Module, ABC):
@@ -44,6 +44,7 @@ class MoleculeNetwork(nn.Module, ABC):
         layers: int,
         heads: int,
         channels: dict[int, int],
+        two_times: bool = False,
     ) -> None:
         super().__init__()
         if width % heads or any(count % heads for count in channels.values()):
@@ -62,6 +63,7 @@ class MoleculeNetwork(nn.Module, ABC):
         self.bonds_out = nn.Sequential(
             nn.LayerNorm(pairs), nn.Linear(pairs, pairs), nn.SiLU(), linear(pairs, bond_types, zero=True)
         )
+        self.duration = Duration(width, 2 * pairs) if two_times else None
 
     atom_geometry = 0  # coordinates that an atom's embedding reads
     pair_geometry = 0  # coordinates that a pair's embedding reads
@@ -79,7 +81,10 @@ class MoleculeNetwork(nn.Module, ABC):
         """The output for positions, (B, N, 3)."""
 
     def forward(self, x: Sample, t: Any, cond: Cond | None = None, previous: Sample | None = None) -> Sample:
-        """x {positions (B,N,3), atoms (B,N,K), charges (B,N,C), bonds (B,N,N,4)}, cond["mask"] (B,N)."""
+        """x {positions (B,N,3), atoms (B,N,K), charges (B,N,C), bonds (B,N,N,4)}, cond["mask"] (B,N).
+
+        Of a network of two times cond["target"], () or (B,), is the time that a step is to reach; t itself without it.
+        """
         if cond is None or "mask" not in cond:
             raise ValueError('a molecule network needs cond["mask"], boolean (batch, atoms)')
         positions = x["positions"]
@@ -97,9 +102,13 @@ class MoleculeNetwork(nn.Module, ABC):
         s = self.embed_atoms(
             torch.cat([x["atoms"], x["charges"], previous["atoms"], previous["charges"], *atom_places], -1)
         )
-        s = s + c
         clock = t_bonds.reshape(-1, 1, 1) if t_bonds.ndim == 1 else t_bonds
-        e = self.embed_pairs(x["bonds"], previous["bonds"], place, first, clock, pair_places)
+        late = None
+        if self.duration is not None:
+            far, late = self.duration(t_atoms.reshape(len(mask), -1), clock, cond.get("target"))
+            c = c + far
+        s = s + c
+        e = self.embed_pairs(x["bonds"], previous["bonds"], place, first, clock, pair_places, late)
         bias = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, -1e4)[:, None, None]
         modulation = self.modulation(F.silu(c))
         for layer, block in enumerate(self.atom_blocks):
@@ -142,6 +151,7 @@ class EquivariantNetwork(MoleculeNetwork):
         irreps: steerable features of an atom in e3nn's notation, e.g. ``"32x1o + 16x2e"``; parities are those of
             spherical harmonics.
         width, pairs, layers, heads: sizes.
+        two_times: take ``cond["target"]``, the time that a step is to reach: a flow map.
     """
 
     def __init__(
@@ -155,13 +165,16 @@ class EquivariantNetwork(MoleculeNetwork):
         pairs: int = 64,
         layers: int = 6,
         heads: int = 8,
+        two_times: bool = False,
     ) -> None:
         o3 = require("e3nn.o3", "molecules")
         self_irreps = o3.Irreps(irreps)
         channels = {ir.l: count for count, ir in self_irreps}
         if any(ir.p != (-1) ** ir.l or ir.l == 0 for _, ir in self_irreps) or 1 not in channels:
             raise ValueError(f"irreps {irreps!r} must hold 1o and only degrees >= 1 of natural parity (1o, 2e, 3o ...)")
-        super().__init__(atom_types, charge_types, bond_types, conditions or {}, width, pairs, layers, heads, channels)
+        super().__init__(
+            atom_types, charge_types, bond_types, conditions or {}, width, pairs, layers, heads, channels, two_times
+        )
         self.harmonics = o3.SphericalHarmonics(list(channels), normalize=True, normalization="component")
         self.degrees: Sequence[int] = tuple(channels)
         self.first = nn.ModuleDict({"1": nn.Linear(2, channels[1], bias=False)})
@@ -205,8 +218,11 @@ class PairTransformer(MoleculeNetwork):
         pairs: int = 64,
         layers: int = 6,
         heads: int = 8,
+        two_times: bool = False,
     ) -> None:
-        super().__init__(atom_types, charge_types, bond_types, conditions or {}, width, pairs, layers, heads, {})
+        super().__init__(
+            atom_types, charge_types, bond_types, conditions or {}, width, pairs, layers, heads, {}, two_times
+        )
         self.positions_head = linear(width, 3, zero=True)
 
     def steerables(self, x: Tensor, x0: Tensor) -> tuple[dict[int, Tensor], dict[int, Tensor]]:

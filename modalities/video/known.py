@@ -50,7 +50,9 @@ def given_cells(frames: Tensor, known: Tensor, factors: Sequence[int], *, hold: 
         factors: (ft, fh, fw) of the representation.
         hold: pixels that are not known hold those of the nearest time (``held``), not zeros.
     """
-    seen, (ft, fh, fw), (_, count, height, width) = known.unsqueeze(-1), factors, known.shape
-    after = (0, 0, 0, -width % fw, 0, -height % fh, ft - 1, -(count - 1) % ft)  # the last axis first
+    (ft, fh, fw), (_, count, height, width) = factors, known.shape
+    end = (0, -width % fw, 0, -height % fh, 0, -(count - 1) % ft)  # the last axis first
+    frames, known = F.pad(frames, (0, 0, *end)), F.pad(known, end)
+    seen = known.unsqueeze(-1)
     both = held(frames, known) if hold else torch.where(seen, frames, 0), seen.to(frames.dtype)
-    return torch.cat([merge(F.pad(x, after), factors) for x in both], dim=-1)
+    return torch.cat([merge(F.pad(x, (0, 0, 0, 0, 0, 0, ft - 1, 0)), factors) for x in both], dim=-1)

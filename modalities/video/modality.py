@@ -64,6 +64,7 @@ class Video(Modality):
 
     name = "video"
     Request = VideoRequest
+    from_input = {"task": "vary", "strength": 1.0}
 
     def __init__(
         self,
@@ -258,6 +259,7 @@ class Video(Modality):
         start = torch.zeros(len(plans), *self.representation.latent_shape(length, height, width), len(self.mean))
         cond = {**self.conditions.tensors(values), **self._spacing([fps] * len(plans))}
         told: dict[str, Any] = {"frames": frames, "seen": seen, "fps": fps, "values": values, "history": history}
+        told["resembled"] = request.task == "vary"
         return VideoLayout(start, Euclidean(), cond, strength=known[0].strength, **told)
 
     def _known(self, request: VideoRequest, place: int, size: tuple[int, int]) -> Given:

@@ -24,6 +24,7 @@ class VideoLayout(Layout):
         fps: frames a second.
         values: what each was asked to be.
         history: frames that a window takes over from those before it.
+        resembled: whether the latents of ``frames`` are the start, whatever the strength.
     """
 
     frames: Tensor
@@ -31,6 +32,7 @@ class VideoLayout(Layout):
     fps: float
     values: Sequence[Mapping[str, Any]]
     history: int
+    resembled: bool = False
 
 
 def starts(frames: int, window: int, history: int) -> list[int]:
@@ -68,7 +70,7 @@ def windows(
         rows = torch.nonzero(~known.flatten(1).all(1)).flatten()  # a window that is known already needs no sampling
         if len(rows):
             cond = {name: value[rows] for name, value in {**layout.cond, **told(own, known)}.items()}
-            first = coded(own[rows]) if layout.strength < 1 else layout.start[rows]
+            first = coded(own[rows]) if layout.resembled or layout.strength < 1 else layout.start[rows]
             part = Layout(first, Euclidean(), cond, strength=layout.strength)
             made = decoded(run(part, index, rows.tolist()), own.shape[1])  # type: ignore[arg-type]
             own[rows] = torch.where(known[rows, ..., None], own[rows], made)

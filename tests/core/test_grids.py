@@ -52,6 +52,27 @@ def test_karras(name: str) -> None:
     assert values[18][-4:] == pytest.approx([0.0229345184, 0.00752802, 0.002, 0], rel=1e-5, abs=1e-9)
 
 
+def test_exponential() -> None:
+    """Crowson's exponential and polyexponential spacings, sigma = exp(ramp^rho log(max / min)) min."""
+    edm = SCHEDULES.build("edm")
+    found = sigmas(make_grid({"name": "exponential", "sigma_max": 10.0, "sigma_min": 0.1}, 5, edm), edm)
+    assert found == pytest.approx([10, 10**0.5, 1, 10**-0.5, 0.1, 0], abs=1e-12)
+    spec = {"name": "exponential", "sigma_max": 10.0, "sigma_min": 0.1, "rho": 2.0}
+    expected = [0.1 * 100 ** (k * k / 16) for k in (4, 3, 2, 1, 0)]
+    assert sigmas(make_grid(spec, 5, edm), edm) == pytest.approx([*expected, 0], abs=1e-12)
+    for wrong in ({"name": "exponential", "rho": 0.0}, {"name": "beta", "a": 0.0}):
+        with pytest.raises(ValueError):
+            make_grid(wrong, 5, edm)
+
+
+def test_beta() -> None:
+    """Beta(1/2, 1/2) has the quantiles sin^2(pi u / 2); Beta(1, 1) is uniform."""
+    flow = SCHEDULES.build("flow")
+    found = make_grid({"name": "beta", "a": 0.5, "b": 0.5}, 4, flow).tolist()
+    assert found == pytest.approx([math.sin(math.pi * u / 8) ** 2 for u in (4, 3, 2, 1, 0)], abs=1e-12)
+    assert make_grid({"name": "beta", "a": 1.0, "b": 1.0}, 4, flow).tolist() == pytest.approx([1, 0.75, 0.5, 0.25, 0])
+
+
 def test_karras_starts_where_the_schedule_does() -> None:
     edm, flow = SCHEDULES.build({"name": "edm", "sigma_max": 40.0}), SCHEDULES.build("flow")
     assert sigmas(make_grid("karras", 3, edm), edm)[0] == pytest.approx(40)

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from noiseloom.core.denoiser import Denoiser, FunctionDenoiser, UnderSchedule
 from noiseloom.core.objectives import WEIGHTINGS
-from noiseloom.core.predictions import PREDICTIONS, Linear
+from noiseloom.core.predictions import PREDICTIONS, Linear, convert
 from noiseloom.core.schedules import SCHEDULES
 from tests.oracles import Gaussian, exact_denoiser
 
-LINEAR = [name for name in PREDICTIONS if name != "categorical"]
+SAME_SHAPE = [name for name in PREDICTIONS if name != "learned_range"]  # that one has twice the channels
+LINEAR = [name for name in PREDICTIONS if isinstance(PREDICTIONS.build(name), Linear)]
 
 
 def double(*values: float) -> Tensor:
@@ -65,7 +66,7 @@ def test_targets_are_inverted(name: str, schedule: str) -> None:
     assert torch.allclose(eps(), noise, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", list(PREDICTIONS))
+@pytest.mark.parametrize("name", SAME_SHAPE)
 def test_both_ends_are_finite_and_agree_with_x(name: str) -> None:
     """Without noise, x0 is x for every prediction that can say so; without signal the noise is x."""
     generator = torch.Generator().manual_seed(0)
@@ -77,12 +78,41 @@ def test_both_ends_are_finite_and_agree_with_x(name: str) -> None:
         assert noise().isfinite().all()
         if sigma == 0 and name not in ("x0", "categorical"):
             assert torch.allclose(x0, x)
-        if alpha == 0 and name != "noise":
+        if alpha == 0 and name not in ("noise", "score"):
             assert torch.allclose(noise(), x)
 
 
+@pytest.mark.parametrize("to", LINEAR)
+@pytest.mark.parametrize("of", LINEAR)
+def test_every_prediction_says_what_every_other_does(of: str, to: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, output = (torch.randn(9, 4, generator=generator, dtype=torch.float64) for _ in range(2))
+    alpha, sigma = SCHEDULES.build("sub_vp").alpha_sigma(torch.linspace(0.05, 0.9, 9, dtype=torch.float64))
+    first, second = (PREDICTIONS.build(name) for name in (of, to))
+    assert isinstance(first, Linear)
+    assert isinstance(second, Linear)
+    x0, noise = first.estimate(x, output, alpha, sigma)
+    same, eps = second.estimate(x, convert(output, x, alpha, sigma, first, second), alpha, sigma)
+    assert torch.allclose(same, x0, rtol=1e-7)
+    assert torch.allclose(eps(), noise(), rtol=1e-7)
+
+
+@pytest.mark.parametrize(("schedule", "sigma_data", "sign"), [("vp", 1.0, 1), ("ve", None, -1), ("cosine", 1.0, 1)])
+def test_the_preconditioning_of_vp_ve_and_iddpm(schedule: str, sigma_data: float | None, sign: int) -> None:
+    """The other columns of table 1 in Karras et al. 2022: D = x + c_out F(c_in x) at x = x0 + sigma noise, with
+    c_out = -sigma and c_in = (sigma^2 + 1)^-1/2 for VP and iDDPM, c_out = sigma and c_in = 1 for VE. All predict the
+    noise, VE's network its opposite; ``sigma_data`` 1 or None is c_in."""
+    built, exploding = SCHEDULES.build(schedule), SCHEDULES.build("edm")
+    denoise = UnderSchedule(Denoiser(_Scaled(sign), built, "noise", sigma_data), built, exploding)
+    sigma, x = double(0.1, 2.0, 40.0), torch.tensor([[0.3, -1.0], [2.0, 0.5], [20.0, 7.0]], dtype=torch.float64)
+    c_in = 1 / torch.sqrt(sigma**2 + 1) if sigma_data else torch.ones_like(sigma)
+    expected = x - sign * sigma[:, None] * torch.sin(c_in[:, None] * x)
+    t = exploding.time_of_log_snr(-2 * sigma.log())
+    assert torch.allclose(denoise(x, t).x0, expected, rtol=1e-6)
+
+
 def test_a_known_element_is_its_own_estimate() -> None:
-    for name in PREDICTIONS:
+    for name in SAME_SHAPE:
         denoiser = Denoiser(_Constant(), "flow", name)
         t = torch.tensor([[0.0, 0.5, 0.0]], dtype=torch.float64)
         x = torch.randn(1, 3, 2, generator=torch.Generator().manual_seed(1))
@@ -135,3 +165,14 @@ def test_wrong_options_are_refused() -> None:
 class _Constant(torch.nn.Module):
     def forward(self, x: Tensor, t: Tensor, cond: object, previous: object = None) -> Tensor:
         return torch.full_like(x, 0.3)
+
+
+class _Scaled(torch.nn.Module):
+    """F = sin, or its opposite."""
+
+    def __init__(self, sign: int) -> None:
+        super().__init__()
+        self.sign = sign
+
+    def forward(self, x: Tensor, t: Tensor, cond: object, previous: object = None) -> Tensor:
+        return self.sign * torch.sin(x)

@@ -5,20 +5,20 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from noiseloom.core.denoiser import FunctionDenoiser
 from noiseloom.core.grids import make_grid
-from noiseloom.core.samplers import SAMPLERS, Sampler, sample
-from noiseloom.core.samplers.exponential import moments, node_weights
+from noiseloom.core.samplers import SAMPLERS, LinearSampler, Sampler, sample
 from noiseloom.core.samplers.langevin import Churn
-from noiseloom.core.samplers.runge_kutta import RungeKutta2
+from noiseloom.core.samplers.runge_kutta import RungeKutta
+from noiseloom.core.samplers.tokens import TokenSampler
 from noiseloom.core.schedules import SCHEDULES, Schedule
 from tests.oracles import Gaussian, OneHotNoise, exact_denoiser, final_std
 
+NAMES = [name for name in SAMPLERS if not isinstance(SAMPLERS.build(name), TokenSampler)]  # those have their own tests
 EDM, FLOW, LINEAR = (SCHEDULES.build(name) for name in ("edm", "flow", "linear"))
 EULER = [0.233628932, 0.365213065, 0.423031436, 0.430537877, 0.464850774, 0.482320420]
 ANCESTRAL = [0.179508448, 0.301882885, 0.367845599, 0.378280532, 0.432175155, 0.464103409]
@@ -88,13 +88,25 @@ def test_standard_deviations_under_flow(spec: str, expected: dict[int, float]) -
 @pytest.mark.parametrize("schedule", [name for name in SCHEDULES if name != "table"])
 def test_the_exact_variance_is_exact_in_one_step_or_many(schedule: str) -> None:
     built = SCHEDULES.build(schedule)
-    start = float(Gaussian(0.5).variance(*built.alpha_sigma(1.0)).sqrt())
+    start = float(Gaussian(0.5).variance(*built.alpha_sigma(1.0)).sqrt().detach())
     for steps in (1, 3, 20):
         sampler = SAMPLERS.build({"name": "ddpm", "variance": "exact", "sigma_data": 0.5})
         assert final_std(sampler, built, make_grid("uniform", steps, built), start) == pytest.approx(0.5, abs=1e-12)
 
 
-@pytest.mark.parametrize("spec", ["ddpm", "dpmpp_2m_sde", "dpmpp_3m_sde", {"name": "ddpm", "variance": "large"}, "edm"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "ddpm",
+        "dpmpp_2m_sde",
+        "dpmpp_3m_sde",
+        {"name": "ddpm", "variance": "large"},
+        "edm",
+        "sa_solver",
+        {"name": "sa_solver", "low": 0.0, "high": 1e9, "predictor_order": 2, "corrector_order": 1},
+    ],
+    ids=str,
+)
 def test_stochastic_samplers_converge_to_the_data(spec: Any) -> None:
     grids = [make_grid({"name": "log_snr", "low": -8.0, "high": 16.0}, n, FLOW) for n in (60, 240)]
     sampler = SAMPLERS.build(spec if spec != "edm" else {"name": "edm", "s_noise": 1.0})
@@ -130,10 +142,10 @@ def deterministic(name: str) -> Sampler | None:
 
 def ends_with_half_the_noise(sampler: Sampler, schedule: Schedule) -> bool:
     """Heun's slope at t = 0 has no noise in it (the mean of the noise given clean data), unlike that of constant x0."""
-    return isinstance(sampler, (RungeKutta2, Churn)) and sampler.calls_per_step == 2 and schedule.scaling != "exploding"
+    return isinstance(sampler, (RungeKutta, Churn)) and sampler.calls_per_step == 2 and schedule.scaling != "exploding"
 
 
-@pytest.mark.parametrize("name", list(SAMPLERS))
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("schedule", ["flow", "edm", "vp", {"name": "zero_terminal_snr"}])
 def test_constant_estimates_are_followed_exactly(name: str, schedule: Any) -> None:
     """Where x0 does not depend on x, x_t = alpha x0 + sigma noise at every time, from pure noise (alpha = 0) on."""
@@ -151,7 +163,7 @@ def test_constant_estimates_are_followed_exactly(name: str, schedule: Any) -> No
         assert torch.allclose(step.x, expected, atol=1e-12), step.index
 
 
-@pytest.mark.parametrize("name", [name for name in SAMPLERS if SAMPLERS.build(name).stochastic])
+@pytest.mark.parametrize("name", [name for name in NAMES if SAMPLERS.build(name).stochastic])
 @pytest.mark.parametrize("schedule", ["flow", "edm", "vp", {"name": "zero_terminal_snr"}])
 def test_noise_has_the_right_size_at_every_step(name: str, schedule: Any) -> None:
     """Where x0 is constant, x_t - alpha x0 has standard deviation sigma, whatever noise was removed and added."""
@@ -173,7 +185,7 @@ def test_noise_has_the_right_size_at_every_step(name: str, schedule: Any) -> Non
         assert float(rest.norm()) == pytest.approx(float(sigma[step.index + 1]), rel=1e-9, abs=1e-12)
 
 
-@pytest.mark.parametrize("name", list(SAMPLERS))
+@pytest.mark.parametrize("name", NAMES)
 def test_samplers_declare_what_they_are(name: str) -> None:
     sampler = SAMPLERS.build(name)
     assert isinstance(sampler, Sampler)
@@ -191,7 +203,7 @@ def test_samplers_declare_what_they_are(name: str) -> None:
         calls += 1
         return 0.5 * x
 
-    grid = torch.linspace(0.9, 0.1, 8, dtype=torch.float64)
+    grid = torch.linspace(0.9, 0.02, 8, dtype=torch.float64)
     steps = sample(
         sampler,
         FunctionDenoiser(x0, FLOW),
@@ -202,11 +214,12 @@ def test_samplers_declare_what_they_are(name: str) -> None:
         generators=[torch.Generator()],
     )
     assert [step.index for step in steps] == list(range(7))
-    assert calls == 7 * sampler.calls_per_step
-    assert draws == (7 if sampler.stochastic else 0)
+    assert calls == (calls if sampler.calls_per_step is None else 7 * sampler.calls_per_step)
+    assert calls >= 7
+    assert (draws > 0) == sampler.stochastic
 
 
-@pytest.mark.parametrize("name", list(SAMPLERS))
+@pytest.mark.parametrize("name", [name for name in NAMES if isinstance(SAMPLERS.build(name), LinearSampler)])
 def test_coefficients_are_plain_numbers(name: str) -> None:
     """So that a step neither makes tensors of them nor waits for a device; only times are tensors, on the CPU."""
     for move in SAMPLERS.build(name).plan(FLOW, make_grid("uniform", 6, FLOW)):
@@ -216,35 +229,6 @@ def test_coefficients_are_plain_numbers(name: str) -> None:
             assert stage.t.dtype == torch.float64
             assert stage.t.shape == ()
         assert all(type(number) is float and math.isfinite(number) for number in numbers)
-
-
-def test_moments_against_quadrature() -> None:
-    nodes, weights = np.polynomial.legendre.leggauss(120)
-    u, w = (torch.tensor(v / 2) for v in (nodes + 1, weights))
-    for k in (1e-9, 1e-3, 0.3, 0.999, 1.001, 3.0, 20.0, 60.0, -1e-3, -0.7, -4.0, -15.0):
-        actual = moments(torch.tensor(k, dtype=torch.float64), 5)
-        for n in range(5):
-            expected = float((w * k * torch.exp(-k * (1 - u)) * u**n).sum())
-            assert float(actual[n]) == pytest.approx(expected, rel=2e-13), (k, n)
-    for value in moments(torch.tensor(math.inf, dtype=torch.float64), 4):
-        assert value == 1
-    for value in moments(torch.tensor(0.0, dtype=torch.float64), 4):
-        assert value == 0
-
-
-def test_node_weights_integrate_polynomials_exactly() -> None:
-    nodes = [torch.tensor([v], dtype=torch.float64) for v in (0.0, -0.7, -2.0, 1.0)]
-    integrals = moments(torch.tensor([1.3], dtype=torch.float64), 4)
-    every = [torch.tensor([True])] * 4
-    weights = node_weights(nodes, every, integrals)
-    for power in range(4):
-        total = sum(w * node**power for w, node in zip(weights, nodes, strict=True))
-        assert float(total) == pytest.approx(float(integrals[power]), rel=1e-12)
-    fewer = node_weights(nodes, [torch.tensor([v]) for v in (True, False, True, False)], integrals)
-    assert [float(w) == 0 for w in fewer] == [False, True, False, True]
-    for power in range(2):
-        total = sum(w * node**power for w, node in zip(fewer, nodes, strict=True))
-        assert float(total) == pytest.approx(float(integrals[power]), rel=1e-12)
 
 
 @pytest.mark.parametrize("name", ["flow", "vp", "edm", "linear"])
@@ -265,12 +249,18 @@ def test_the_exact_map_is_the_limit(name: str) -> None:
         "no_such_sampler",
         {"name": "ddim", "eta": 2.0},
         {"name": "ddim", "simplified": True},
-        {"name": "ddpm", "variance": "learned"},
+        {"name": "ddpm", "variance": "guessed"},
         {"name": "unipc", "order": 0},
         {"name": "deis", "coordinate": "t"},
         {"name": "heun", "coordinate": "log"},
         {"name": "edm", "s_min": 2.0, "s_max": 1.0},
         {"name": "dpmpp_2m_sde", "eta": -1.0},
+        {"name": "ipndm", "order": 0},
+        {"name": "res_2s", "c2": 0.0},
+        {"name": "res_3s", "c2": 2 / 3},
+        {"name": "res_3s", "c2": 0.5, "c3": 0.4},
+        {"name": "sa_solver", "low": 2.0, "high": 1.0},
+        {"name": "sa_solver", "corrector_order": -1},
     ],
     ids=str,
 )

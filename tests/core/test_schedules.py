@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from noiseloom.core.schedules import SCHEDULES, Table, scales
+from noiseloom.core.denoiser import Denoiser
+from noiseloom.core.schedules import SCHEDULES, Learned, Table, scales
 
 HF_SIGMOID = {
     "name": "table",
@@ -37,7 +38,7 @@ TABLES = [
         495.57751258,
     ),
     (
-        HF_SIGMOID,
+        "sigmoid_beta",
         [0.9998507948, 0.9037446654, 0.3019310566, 0.005732198886, 3.968181991e-05],
         (0.012215869, 158.74337),
         428.53670133,
@@ -109,6 +110,7 @@ def test_the_formulas_of_ve_edm_flow_and_trig() -> None:
 
 
 @pytest.mark.parametrize("spec", ALL, ids=lambda s: s if isinstance(s, str) else s["name"])
+@torch.no_grad()
 def test_log_snr_falls_and_is_inverted(spec: Any) -> None:
     schedule = SCHEDULES.build(spec)
     t = torch.linspace(0, 1, 201, dtype=torch.float64)
@@ -121,8 +123,8 @@ def test_log_snr_falls_and_is_inverted(spec: Any) -> None:
     assert float(alpha[0]) == 1
     assert float(sigma[0]) == 0
     assert torch.allclose(2 * torch.log(alpha / sigma), log_snr, rtol=1e-9)
-    size = {"preserving": alpha**2 + sigma**2, "flow": alpha + sigma, "exploding": alpha}[schedule.scaling]
-    assert torch.allclose(size, torch.ones_like(t), atol=1e-12)
+    size = {"preserving": alpha**2 + sigma**2, "flow": alpha + sigma, "sub": alpha**2 + sigma, "exploding": alpha}
+    assert torch.allclose(size[schedule.scaling], torch.ones_like(t), atol=1e-12)
 
 
 @pytest.mark.parametrize("spec", ALL, ids=lambda s: s if isinstance(s, str) else s["name"])
@@ -146,7 +148,7 @@ def test_shapes_and_types_are_kept() -> None:
 
 def test_scales_are_exact_at_infinity() -> None:
     ends = torch.tensor([-math.inf, math.inf], dtype=torch.float64)
-    for scaling in ("preserving", "flow"):
+    for scaling in ("preserving", "flow", "sub"):
         alpha, sigma = scales(ends, scaling)
         assert alpha.tolist() == [0, 1]
         assert sigma.tolist() == [1, 0]
@@ -161,6 +163,8 @@ def test_scales_are_exact_at_infinity() -> None:
         {"name": "table", "betas": [0.1, 1.0, 0.2]},
         {"name": "table", "betas": [0.1]},
         {"name": "shifted", "shift": -1.0},
+        {"name": "laplace", "scale": 0.0},
+        {"name": "learned", "pieces": 0},
         {"name": "zero_terminal_snr", "schedule": "flow"},
         {"name": "flow", "shift": 3.0},
         "no such schedule",
@@ -177,3 +181,61 @@ def test_a_table_hits_its_levels_exactly() -> None:
     t = torch.arange(1, 998, dtype=torch.float64) / 997
     assert torch.equal(table.alpha(t) ** 2 > 0, torch.ones(997, dtype=torch.bool))
     assert torch.allclose(table.alpha(t) ** 2, torch.cumprod(1 - betas, 0), rtol=1e-12)
+
+
+def test_sub_vp() -> None:
+    """alpha as that of vp, sigma = 1 - alpha^2 (Song et al. 2021)."""
+    t = torch.tensor([1e-6, 0.01, 0.5, 1.0], dtype=torch.float64)
+    alpha, sigma = SCHEDULES.build("sub_vp").alpha_sigma(t)
+    assert torch.allclose(alpha, SCHEDULES.build("vp").alpha(t), rtol=1e-9)
+    expected = -torch.expm1(-(t * t * 19.9 / 2 + 0.1 * t))
+    assert torch.allclose(sigma, expected, rtol=1e-9)
+
+
+def test_laplace() -> None:
+    """lambda = mu - b sgn(1/2 - t) log(1 - 2 |t - 1/2|) (Hang et al. 2024)."""
+    t = torch.tensor([0.01, 0.3, 0.5, 0.8, 0.999], dtype=torch.float64)
+    expected = 1.5 - 0.7 * torch.sign(0.5 - t) * torch.log(1 - 2 * (t - 0.5).abs())
+    assert torch.allclose(SCHEDULES.build({"name": "laplace", "mean": 1.5, "scale": 0.7}).log_snr(t), expected)
+
+
+def test_gvp_is_trig() -> None:
+    t = torch.linspace(0, 1, 9, dtype=torch.float64)
+    assert torch.equal(SCHEDULES.build("gvp").log_snr(t), SCHEDULES.build("trig").log_snr(t))
+
+
+def test_a_learned_schedule() -> None:
+    """It learns the warp that lowers a bound of 4 levels, in closed form for normal data, and stays a schedule:
+    falling, inverted, with the ends of the one it warps."""
+    torch.manual_seed(0)
+    base = SCHEDULES.build("vp")
+    schedule = SCHEDULES.build({"name": "learned", "schedule": "vp", "pieces": 8})
+    assert isinstance(schedule, Learned)
+    t, levels = torch.linspace(0, 1, 41, dtype=torch.float64), torch.linspace(0, 1, 5, dtype=torch.float64)
+    assert torch.allclose(schedule.log_snr(t)[1:], base.log_snr(t)[1:], rtol=1e-6)
+
+    def bound() -> (
+        torch.Tensor
+    ):  # (SNR(s) - SNR(t)) s^2 sigma_t^2 / V_t / 2 of all levels but the first, and the decoder
+        snr = schedule.log_snr(levels[1:]).exp()
+        return ((snr[:-1] - snr[1:]) / (4 + snr[1:])).sum() / 2 - torch.log(snr[0]) / 2
+
+    start = float(bound().detach())
+    for _ in range(20):
+        (slope,) = torch.autograd.grad(bound(), schedule.steepness)
+        with torch.no_grad():
+            schedule.steepness -= 0.3 * slope.sign()
+    assert float(bound().detach()) < start - 0.03
+    with torch.no_grad():
+        level = schedule.log_snr(t)
+        assert (level[1:] < level[:-1]).all()
+        assert not torch.allclose(level[1:], base.log_snr(t)[1:], rtol=0.05)
+        assert torch.allclose(schedule.time_of_log_snr(level), t, atol=1e-9)
+        assert level[[0, -1]].tolist() == base.log_snr(t)[[0, -1]].tolist()
+
+
+def test_a_learned_schedule_is_part_of_its_denoiser() -> None:
+    """Trained with it, and stored with it."""
+    denoiser = Denoiser(torch.nn.Linear(1, 1), {"name": "learned", "pieces": 4}, "velocity")
+    assert "schedule.steepness" in denoiser.state_dict()
+    assert any(name == "schedule.steepness" for name, _ in denoiser.named_parameters())

@@ -24,7 +24,7 @@ from noiseloom.modalities.audio.sources import find_clips
 from noiseloom.modalities.audio.tiny import INSTRUMENTS, KEYS, NOTES_TINY
 from noiseloom.modalities.listing import SPLITS
 from noiseloom.recipes.cli import main
-from noiseloom.recipes.train import Recipe
+from noiseloom.recipes.recipe import Recipe
 from noiseloom.recipes.train_schema import TrainConfig
 
 NETWORK = ["network.width=32", "network.depth=1", "network.heads=2", "modality.prediction=x0"]
@@ -196,7 +196,7 @@ def test_latents_of_an_untrained_autoencoder_are_told(folder: Path, capsys: pyte
 
 
 def test_a_network_too_narrow_for_the_noise_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from noiseloom.recipes.train import Recipe
+    from noiseloom.recipes.recipe import Recipe
     from noiseloom.recipes.train_schema import TrainConfig
 
     def warned(width: int, prediction: str) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from noiseloom import __version__
+from noiseloom.core.samplers import SAMPLERS
 from noiseloom.recipes import registries
 from noiseloom.recipes.catalogue import KINDS, recipes
 from noiseloom.recipes.cli import main
@@ -300,6 +301,26 @@ def test_list_shows_everything_that_has_a_name(noiseloom: Any) -> None:
     assert "flow" in schedules
     assert "shift=3.0" in schedules
     assert "alpha = 1 - t" in schedules
+
+
+def test_list_says_what_samplers_are(noiseloom: Any) -> None:
+    lines = noiseloom("list", "samplers").out.splitlines()
+    head = lines[1]
+    facts = {line.split()[0]: line for line in lines[2:] if line[2] != " "}
+    assert set(facts) == set(SAMPLERS)
+    starts = [head.index(word) for word in ("order", "calls", "noise", "reference")]
+
+    def said(name: str) -> list[str]:
+        ends = (*starts[1:], None)
+        return [facts[name][start:end].strip() for start, end in zip(starts, ends, strict=True)]
+
+    assert said("ddim") == ["1", "1", "if eta > 0", "Song et al. 2021"]
+    assert said("heun") == ["2", "2", "no", "Karras et al. 2022"]
+    assert said("ddpm") == ["1", "1", "yes", "Ho et al. 2020"]
+    assert said("pndm") == ["2", "varies", "no", "Liu et al. 2022"]
+    assert said("deis") == ["3", "1", "no", "Zhang and Chen 2023"]
+    assert any("predictor_order=3" in line for line in lines)
+    assert [name for name in facts if not said(name)[3]] == []
 
 
 def test_the_program_runs_as_a_module() -> None:
