@@ -28,14 +28,19 @@ from noiseloom.core.schedules import SCHEDULES
 
 Run = Callable[[Any], int]
 
+FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+
 # method: (our sampler, our schedule, diffusers' class, its options)
 PAIRS: dict[str, tuple[Any, str, str, dict[str, Any]]] = {
     "Euler (flow)": ("euler", "flow", "FlowMatchEulerDiscreteScheduler", {}),
     "Euler (sigma)": ("euler", "linear", "EulerDiscreteScheduler", {}),
-    "Euler ancestral": ({"name": "ddim", "eta": 1.0}, "linear", "EulerAncestralDiscreteScheduler", {}),
+    "Euler ancestral": ("euler_ancestral", "linear", "EulerAncestralDiscreteScheduler", {}),
     "DDIM": ("ddim", "linear", "DDIMScheduler", {"clip_sample": False}),
     "DDPM": ("ddpm", "linear", "DDPMScheduler", {"clip_sample": False}),
     "Heun": ("heun", "edm", "HeunDiscreteScheduler", {}),
+    "LMS": ("lms", "linear", "LMSDiscreteScheduler", {}),
+    "PNDM": ("ipndm", "linear", "PNDMScheduler", {"skip_prk_steps": True}),
+    "DPM-2": ({"name": "dpm_2", "simplified": True}, "linear", "KDPM2DiscreteScheduler", {}),
     "DPM-Solver++ 2M": ("dpmpp_2m", "linear", "DPMSolverMultistepScheduler", {}),
     "DPM-Solver++ 3M": ("dpmpp_3m", "linear", "DPMSolverMultistepScheduler", {"solver_order": 3}),
     "DPM-Solver++ 2M SDE": (
@@ -46,7 +51,10 @@ PAIRS: dict[str, tuple[Any, str, str, dict[str, Any]]] = {
     ),
     "DPM-Solver++ 2S": ("dpmpp_2s", "linear", "DPMSolverSinglestepScheduler", {"lower_order_final": True}),
     "DEIS": ({"name": "deis", "order": 2}, "linear", "DEISMultistepScheduler", {}),
-    "UniPC": ("unipc", "linear", "UniPCMultistepScheduler", {}),
+    "UniPC": ({"name": "unipc", "simplified": True}, "linear", "UniPCMultistepScheduler", {}),
+    "ABM (flow), UniPC": ("abm", "flow", "UniPCMultistepScheduler", FLOW),
+    "LCM": ("lcm", "scaled_linear", "LCMScheduler", {}),
+    "TCD": ("tcd", "scaled_linear", "TCDScheduler", {}),
 }
 
 
@@ -65,7 +73,7 @@ def ours(sampler: Any, schedule_name: str, shape: tuple[int, ...], steps: int) -
     def run(trajectory: Iterator[Step]) -> int:
         for _ in trajectory:
             pass
-        return steps * solver.calls_per_step
+        return steps * (solver.calls_per_step or 1)
 
     return start, run
 

@@ -2,7 +2,8 @@ r"""Discrete diffusion: tokens that turn into noise one by one, beside the Gauss
 
 A token is a one-hot vector over K classes, and is kept until time t with probability kept(t) = alpha / (alpha + sigma).
 Later it is the last class, the mask (``absorbing``: Austin et al. 2021, Sahoo et al. 2024, Shi et al. 2024), or any
-class with equal probability (``uniform``). The network says the distribution of the clean token (``predictions``: classes).
+class with equal probability (``uniform``). The network says the distribution of the clean token (prediction
+``classes``).
 
 Noise is K uniform numbers for each token, which serve every purpose. For probabilities p the largest of
 ``log p_k - log(-log u_k)`` is at a class drawn from p (Gumbel), and its value, as a number that is uniform again, does

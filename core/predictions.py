@@ -202,7 +202,7 @@ class Categorical(Prediction):
         return mean, lambda: a * x + b * mean
 
     def error(self, x: Tensor, output: Tensor, x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """KL divergence in nats, ``(..., 1)``, from the classes that ``x0`` is a mean of: cross-entropy of a true class."""
+        """KL divergence in nats, ``(..., 1)``, from the classes that ``x0`` is a mean of (cross-entropy of one)."""
         log_posterior = torch.log_softmax(self.logits(x, output, alpha, sigma), -1)
         classes = x0.float().clamp(min=0)
         classes = classes / classes.sum(-1, keepdim=True).clamp(min=1e-12)

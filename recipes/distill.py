@@ -16,13 +16,16 @@ from noiseloom.core.backbones import NETWORKS
 from noiseloom.core.denoiser import Denoiser
 from noiseloom.core.devices import compile_network
 from noiseloom.core.objectives import OBJECTIVES
+from noiseloom.core.objectives.distillation import Trajectory
 from noiseloom.core.pipeline import Pipeline
 from noiseloom.core.predictions import Estimate
 from noiseloom.core.samples import Cond, Sample, Time, parts
 from noiseloom.core.training import TrainResult
 from noiseloom.modalities.modality import Modality
+from noiseloom.modalities.scale import weight_sums
 
 from .catalogue import recipe_values
+from .paths import TeacherPaths
 from .recipe import Recipe
 from .schema import UsageError
 from .train_schema import TrainConfig
@@ -87,8 +90,24 @@ class Distillation(Recipe):
             compile_network(self.pipeline.denoiser.network)
         return {**super().objective_options(), "teacher": Teacher(self.pipeline)}
 
+    def data(self, split: str) -> Any:
+        """Held-out items as they are; to train on, the teacher's paths where they are kept."""
+        items = super().data(split)
+        if split != "train" or not self.config.paths or items is None:
+            return items
+        if not isinstance(self.objective, Trajectory):
+            raise UsageError("paths are kept for method=trajectory")
+        device = torch.device(self.config.trainer.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        weights = weight_sums(self.pipeline.denoiser)
+        made_of = {**self.fingerprint(), "weights": weights, "precision": self.config.trainer.precision}
+        return TeacherPaths(
+            items, self.objective, self.denoiser.schedule, self.config.paths, self.config.trainer.batch_size, device,
+            made_of, self.config.trainer.seed,
+        )  # fmt: skip
+
     def fingerprint(self) -> dict[str, Any]:
         taught = {"teacher": self.pipeline.config.get("recipe"), "sampling": self.pipeline.config.get("sampling")}
+        taught["paths"] = self.config.paths
         return {**super().fingerprint(), **taught}
 
     def checkpoint_config(

@@ -28,6 +28,7 @@ class TrainConfig:
         objective: what is minimised.
         teacher: a checkpoint to distil, by name or folder; its modality, network and weights are the student's.
         method: how it is distilled: an objective that takes a teacher.
+        paths: how many of the teacher's paths are made once and kept, for method=trajectory; 0: new ones every step.
         trainer: how long and how.
         sampling: the sample options that the checkpoint recommends, e.g. sampling.sampler=dpmpp_2m.
         half: store the finished weights as float16, half the size.
@@ -45,6 +46,7 @@ class TrainConfig:
     objective: Named = named("denoising")
     teacher: str | None = None
     method: Named = named()
+    paths: int = 0
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     sampling: dict[str, Any] = field(default_factory=dict)
     half: bool = False

@@ -3,7 +3,6 @@
 Configurations are plain dictionaries and weights are state dicts: diffusers itself is not needed.
 """
 
-from . import spacing
 from .networks import from_sigma, from_timestep
 from .schedulers import Scheduling, from_diffusers, to_diffusers
 from .transformer import dit_from_diffusers, dit_options
@@ -15,6 +14,5 @@ __all__ = [
     "from_diffusers",
     "from_sigma",
     "from_timestep",
-    "spacing",
     "to_diffusers",
 ]

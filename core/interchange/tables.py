@@ -74,7 +74,7 @@ class Scheduler:
     """What a class of diffusers is.
 
     Attributes:
-        kind: how it spaces its timesteps (``spacing.diffusers``), or ``flow`` or ``edm``.
+        kind: how it spaces its timesteps (grid ``diffusers``), or ``flow`` or ``edm``.
         options: all its options and their defaults.
         samplers: what it does, the first row that fits.
         final: where it ends if no option says so.

@@ -20,7 +20,16 @@ from ..predictions import Estimate, scale_like
 from ..randomness import StepRandomness
 from ..samples import Sample, align_left, known_at_zero, map_parts, parts
 from ..schedules import Schedule
-from .denoising import OBJECTIVES, Couple, Example, Uncertainty, balanced, build_weighting, prediction_errors, sum_losses
+from .denoising import (
+    OBJECTIVES,
+    Couple,
+    Example,
+    Uncertainty,
+    balanced,
+    build_weighting,
+    prediction_errors,
+    sum_losses,
+)
 from .derivatives import Method, check_method, derivative_along, inside, path_velocity, rates
 from .flow_maps import FlowMapObjective, deterministic, fine, noise_share, solve, state, told
 from .objective import Losses
@@ -171,9 +180,7 @@ class ContinuousConsistency(FlowMapObjective):
             model, example, items, seed, lambda t, noise: self.at(model, example, t, noise, 1.0, adapted=False)
         )
 
-    def at(
-        self, model: Denoiser, example: Example, t: Tensor, noise: Sample, risen: float, adapted: bool
-    ) -> Losses:
+    def at(self, model: Denoiser, example: Example, t: Tensor, noise: Sample, risen: float, adapted: bool) -> Losses:
         """The losses at given times and noise."""
         schedule, known, spread = model.schedule, example.known, model.sigma_data
         x, times = state(example, noise, t, schedule)
@@ -205,8 +212,8 @@ class ContinuousConsistency(FlowMapObjective):
         still = map_parts(lambda part: fine(part.detach()), said)
         g = map_parts(tangent, x, still, spoken(Estimate(x0, eps), times), change, spread)
         if adapted and self.normalise is not None:
-            squares = example.space.mean_square(g)
-            g = map_parts(lambda part, square: part / (align_left(square, part).sqrt() + self.normalise), g, squares)
+            squares, least = example.space.mean_square(g), self.normalise
+            g = map_parts(lambda part, square: part / (align_left(square, part).sqrt() + least), g, squares)
         errors = map_parts(lambda now, old, way: (fine(now) - old - way) ** 2, said, still, g)
         scales = self.uncertainty(schedule.log_snr(t)) if self.uncertainty and adapted else {}
         return sum_losses(

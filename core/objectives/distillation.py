@@ -1,9 +1,10 @@
-"""Learning from the paths of a teacher's solver: a jump that lands where its many small steps do, and straighter paths."""
+"""Learning from the paths of a teacher's solver: jumps that land where its many steps do, and straighter paths."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -14,9 +15,28 @@ from ..grids import make_grid
 from ..randomness import StepRandomness
 from ..samples import Sample, batch_size, known_at_zero, map_parts, parts
 from ..schedules import Schedule
-from .denoising import OBJECTIVES, QUANTILES, Denoising, Example, build_weighting, held_out_generators, prediction_errors
-from .flow_maps import FlowMapObjective, check_flat, deterministic, fine, impose, implied, landing, solve, start, told
+from .denoising import (
+    OBJECTIVES,
+    QUANTILES,
+    Denoising,
+    Example,
+    build_weighting,
+    held_out_generators,
+    prediction_errors,
+)
+from .flow_maps import FlowMapObjective, check_flat, deterministic, fine, implied, impose, landing, solve, start, told
 from .objective import Losses
+
+
+@dataclass(frozen=True)
+class Taught(Example):
+    """An example with the path of a teacher that was made beforehand.
+
+    Attributes:
+        states: of the path at the ``places`` of the objective.
+    """
+
+    states: tuple[Sample, ...] = ()
 
 
 class Paths:
@@ -47,10 +67,8 @@ class Paths:
         """The states of the path after so many steps, each of the rising ``places``."""
         x, grid = self.start(example, noise, schedule), make_grid(self.grid, self.steps, schedule)
         kept = [x] if places[0] == 0 else []
-        for step in solve(self.teacher, example, x, grid, schedule, self.sampler):
-            if step.index + 1 in places:
-                kept.append(step.x)
-        return kept
+        steps = solve(self.teacher, example, x, grid, schedule, self.sampler)
+        return kept + [step.x for step in steps if step.index + 1 in places]
 
 
 @OBJECTIVES.register("trajectory")
@@ -120,12 +138,19 @@ class Trajectory(FlowMapObjective):
             out[calls] = places.tolist()
         return out
 
+    def places(self, schedule: Schedule) -> list[int]:
+        """After how many of the teacher's steps a jump begins or ends."""
+        return sorted({place for stops in self.stops(schedule).values() for place in stops})
+
     def forward(self, model: Denoiser, example: Example, random: StepRandomness) -> Losses:
         stops = self.stops(model.schedule)
         table = [(*stop, calls) for calls, places in stops.items() for stop in zip([0, *places], places, places[1:])]
-        places = sorted({place for stop in stops.values() for place in stop})
-        noise = example.space.noise(example.x0, random.generators)
-        states = self.paths.states(example, noise, model.schedule, places)
+        places = self.places(model.schedule)
+        if isinstance(example, Taught):
+            states = list(example.states)
+        else:
+            noise = example.space.noise(example.x0, random.generators)
+            states = self.paths.states(example, noise, model.schedule, places)
         weights = torch.tensor([1 / calls for *_, calls in table], dtype=torch.float64)
         drawn = torch.stack([torch.multinomial(weights, self.jumps, generator=g) for g in random.generators])
         own = torch.stack([torch.rand(self.jumps, generator=g) for g in random.generators]) < self.own_states
@@ -178,7 +203,7 @@ class Trajectory(FlowMapObjective):
         for calls, places in stops.items():
             times = make_grid(self.paths.grid, self.paths.steps, schedule)[places]
             x, previous = self.paths.start(example, noise, schedule), None
-            for t, s in zip(times, times[1:], strict=False):
+            for t, s in pairwise(times):
                 t, s = (time.expand(batch_size(x)) for time in (t, s))
                 estimate = self._estimate(model, example, x, t, s, previous)
                 x = self._landing(model, example, estimate, s)

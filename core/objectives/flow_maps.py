@@ -4,7 +4,8 @@ r"""Flow maps: denoisers of two times, whose one step from t to s lands where th
 any other, ``x_s = alpha_s x0 + sigma_s noise``, where ``x_t = alpha_t x0 + sigma_t noise``: two equations, so that a
 jump and an estimate say the same,
 
-    x0 = (sigma_t x_s - sigma_s x_t) / d      noise = (alpha_s x_t - alpha_t x_s) / d      d = alpha_s sigma_t - alpha_t sigma_s
+    x0 = (sigma_t x_s - sigma_s x_t) / d      noise = (alpha_s x_t - alpha_t x_s) / d
+    d = alpha_s sigma_t - alpha_t sigma_s
 
 At s = t the estimate is the ordinary one, and ``noise - x0`` the velocity of the flow schedule; for any schedule it is
 the velocity of x / (alpha + sigma) in sigma / (alpha + sigma). With s = 0 the jump is x0: a consistency model.
@@ -222,7 +223,11 @@ def impose(example: Example, x: Sample) -> Sample:
     """``x`` with what is known put in."""
     if example.known is None:
         return x
-    return map_parts(lambda part, own, flags: torch.where(align_left(flags, part), own, part), x, example.x0, example.known)
+
+    def one(part: Tensor, own: Tensor, flags: Tensor) -> Tensor:
+        return torch.where(align_left(flags, part), own, part)
+
+    return map_parts(one, x, example.x0, example.known)
 
 
 def deterministic(sampler: Any) -> Sampler:

@@ -1,5 +1,5 @@
-r"""Distribution-matching distillation (DMD2, Yin et al. 2024): a generator whose samples have the teacher's law, not its
-paths.
+r"""Distribution-matching distillation (DMD2, Yin et al. 2024): a generator whose samples have the teacher's law, not
+its paths.
 
 The gradient of KL(generator || teacher), noised, is the difference of their scores. That of the generator's own samples
 is estimated by a second denoiser, ``fake``, which is trained on them beside it:

@@ -26,7 +26,6 @@ from .derivatives import Method, check_method, derivative_along, inside, path_ve
 from .flow_maps import FlowMapObjective, fine, noise_share, put, state, take, told
 from .objective import Losses
 
-
 TIMES = {"name": "logit_normal", "mean": -0.4, "std": 1.0}  # of both ends (table 1)
 
 
@@ -35,7 +34,7 @@ def velocity(estimate: Estimate) -> Sample:
     return map_parts(lambda noise, x0: noise - x0, estimate.noise, estimate.x0)
 
 
-@OBJECTIVES.register("mean_flow")
+@OBJECTIVES.register("meanflow")
 class MeanFlow(FlowMapObjective):
     """MeanFlow, from data or of a teacher. Categorical parts are averaged too: their velocity is that of the scaled
     one-hots, whose x0 the softmax keeps between the classes.
@@ -111,7 +110,16 @@ class MeanFlow(FlowMapObjective):
         return map_parts(lambda one, without: without + self.guidance * (one - without), v, weak)
 
     def _average(
-        self, model: Denoiser, x: Sample, t: Tensor, s: Tensor, x0: Sample, eps: Sample, v: Sample, cond: Cond, known: Any
+        self,
+        model: Denoiser,
+        x: Sample,
+        t: Tensor,
+        s: Tensor,
+        x0: Sample,
+        eps: Sample,
+        v: Sample,
+        cond: Cond,
+        known: Any,
     ) -> Sample:
         """What u should be: ``v - (r_t - r_s) du/dr``."""
         schedule = model.schedule

@@ -47,7 +47,7 @@ def optimal_transport() -> Pairing:
 
 @PAIRINGS.register("nearest")
 def nearest(candidates: int = 4) -> Pairing:
-    """Of a few noises drawn for a sample, the one nearest to it (immiscible diffusion, Li et al. 2024). A sample's noise
+    """Of a few noises drawn for a sample, the one nearest to it (immiscible diffusion, Li et al. 2024). Its noise
     depends on no other sample, whatever the batch and the conditions. It is pulled towards the data by the mean of the
     greatest of so many normal numbers (about 1 of 4) along one direction of all: little in many dimensions, and a bias
     of a few dimensions."""

@@ -47,7 +47,7 @@ class SelfConsistency(FlowMapObjective):
         t = size * torch.ceil(random.uniform() / size).clamp(min=1)
         return t, t - size
 
-    def half(self, model: Denoiser, example: Example, x: Sample, t: Tensor, s: Tensor, small: Tensor) -> Sample:
+    def half_jump(self, model: Denoiser, example: Example, x: Sample, t: Tensor, s: Tensor, small: Tensor) -> Sample:
         """Where a half-jump lands. ``small``: which samples make the smallest of all."""
         times, ends = (known_at_zero(time, example.known, x) for time in (t, s))
         estimate = model(x, times, told(example.cond, torch.where(small, t, s)))
@@ -59,8 +59,8 @@ class SelfConsistency(FlowMapObjective):
     ) -> tuple[Sample, Sample]:
         """The (x0, noise) of both half-jumps together."""
         middle, small = (t + s) / 2, (t - s) < 1.5 * 2.0 ** (1 - self.levels)
-        there = example.space.project(self.half(model, example, x, t, middle, small))
-        end = self.half(model, example, there, middle, s, small)
+        there = example.space.project(self.half_jump(model, example, x, t, middle, small))
+        end = self.half_jump(model, example, there, middle, s, small)
         return implied(x, end, times, known_at_zero(s, example.known, x), model.schedule)
 
     def at(self, model: Denoiser, example: Example, t: Tensor, s: Tensor, noise: Sample) -> Losses:
@@ -125,7 +125,7 @@ class Shortcut(SelfConsistency):
 @OBJECTIVES.register("progressive")
 class Progressive(SelfConsistency):
     """Progressive distillation (Salimans and Ho 2022) in one run: a jump equals two of half its size, the smallest of
-    which are the teacher's DDIM steps. Sizes open one after another, from ``2^-(levels - 1)`` to 1; the smaller ones are
+    which are the teacher's DDIM steps. Sizes open one after another, from ``2^-(levels - 1)`` to 1; smaller ones are
     trained on, so that the half-jumps stay what they were.
 
     Args:
@@ -154,11 +154,11 @@ class Progressive(SelfConsistency):
         """The level of the largest jumps at a training step: from ``levels - 1`` to 0."""
         return max(self.levels - 1 - step * self.levels // self.steps, 0)
 
-    def half(self, model: Denoiser, example: Example, x: Sample, t: Tensor, s: Tensor, small: Tensor) -> Sample:
+    def half_jump(self, model: Denoiser, example: Example, x: Sample, t: Tensor, s: Tensor, small: Tensor) -> Sample:
         rows = torch.nonzero(small)[:, 0]
         if not len(rows):
-            return super().half(model, example, x, t, s, small)
-        own = x if bool(small.all()) else super().half(model, example, x, t, s, small)
+            return super().half_jump(model, example, x, t, s, small)
+        own = x if bool(small.all()) else super().half_jump(model, example, x, t, s, small)
         some, x, t, s = (take(value, rows) for value in (example, x, t, s))
         times, ends = (known_at_zero(time, some.known, x) for time in (t, s))
         return put(own, rows, landing(self.required_teacher()(x, times, some.cond), ends, model.schedule))

@@ -167,8 +167,8 @@ def test_tokens_and_numbers_are_learned_together() -> None:
     predictions = {"token": {"name": "classes", "prior": "absorbing"}, "number": "velocity"}
     model = Denoiser(Network(), "flow", predictions, sigma_data={"token": None, "number": 1.0})  # type: ignore[dict-item]
     objective = OBJECTIVES.build("denoising")
-    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
-    for step in range(400):
+    optimizer = torch.optim.Adam(model.parameters(), 5e-3)
+    for step in range(800):
         token = torch.multinomial(SHARES, 256, replacement=True)
         number = token[:, None] - 1.0 + 0.05 * torch.randn(256, 1)
         x0 = product({"token": F.one_hot(token, 4).float()[:, None], "number": number})

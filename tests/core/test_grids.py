@@ -94,10 +94,14 @@ def test_log_snr_is_uniform() -> None:
     )
 
 
+# Rules for some schedules only: noise beyond t = 1 cannot be shifted to, and levels are a table's.
+SUITS = {"diffusers": ("linear",), "shifted": ("flow",)}
+
+
 @pytest.mark.parametrize("name", [name for name in GRIDS if name != "explicit"])
 @pytest.mark.parametrize("steps", [1, 2, 7, 50])
 def test_every_rule_falls_to_zero(name: str, steps: int) -> None:
-    for schedule in ("flow", "linear", "edm"):
+    for schedule in SUITS.get(name, ("flow", "linear", "edm")):
         grid = make_grid(name, steps, SCHEDULES.build(schedule))
         assert grid.shape == (steps + 1,)
         assert grid.dtype == torch.float64

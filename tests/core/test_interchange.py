@@ -1,4 +1,4 @@
-"""Scheduler configurations of diffusers, and foreign networks. Its schedulers compute in float32: equal is to 1e-5."""
+"""Scheduler configurations of diffusers. Its schedulers compute in float32: equal is to 1e-5."""
 
 from __future__ import annotations
 
@@ -13,21 +13,12 @@ import torch
 from torch import Generator, Tensor
 
 from noiseloom.core.grids import GRIDS, make_grid
-from noiseloom.core.interchange import (
-    dit_from_diffusers,
-    dit_options,
-    from_diffusers,
-    from_sigma,
-    from_timestep,
-    to_diffusers,
-)
+from noiseloom.core.interchange import from_diffusers, from_timestep, to_diffusers
 from noiseloom.core.interchange.tables import SCHEDULERS
-from noiseloom.core.predictions import PREDICTIONS
-from noiseloom.core.samplers import SAMPLERS, generate, sample
-from noiseloom.core.samplers.exponential import moments
+from noiseloom.core.samplers import SAMPLERS, sample
 from noiseloom.core.schedules import SCHEDULES, Table
 from noiseloom.core.spaces import Euclidean
-from tests.oracles import Gaussian, exact_denoiser, final_std
+from tests.core.their_schedulers import scheduler_of
 
 diffusers = pytest.importorskip("diffusers", reason="compares with diffusers' schedulers")
 warnings.filterwarnings("ignore", module="diffusers")
@@ -42,12 +33,6 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def scheduler_of(config: Mapping[str, Any], steps: int, **options: Any) -> Any:
-    theirs = getattr(diffusers, config["_class_name"]).from_config(dict(config))
-    theirs.set_timesteps(steps, **options)
-    return theirs
-
-
 def network(told: float) -> Any:
     """A network of no special form; ``told``: how much it depends on the timestep."""
     return lambda x, timestep: torch.tanh(0.7 * x + 0.3 + told * torch.sin(timestep / 150).view(-1, 1, 1)) + 0.2 * x
@@ -56,8 +41,9 @@ def network(told: float) -> Any:
 def their_samples(
     config: Mapping[str, Any], steps: int, told: float, noises: list[Tensor]
 ) -> tuple[Tensor, list[Tensor]]:
-    """The start and what each call led to, of a loop over diffusers' scheduler; its noise is taken from ``noises``. Where it keeps a list of sigmas
-    they must be those of our grid, to 1e-4 (1 - 0.9999 in float32), and are replaced by ours, in float64."""
+    """The start and what each call led to, of a loop over diffusers' scheduler; its noise is from ``noises``. Where it
+    keeps a list of sigmas they must be those of our grid, to 1e-4 (1 - 0.9999 in float32), and are replaced by
+    ours, in float64."""
     theirs, model = scheduler_of(config, steps), network(told)
     spec = from_diffusers(config)
     schedule = SCHEDULES.build(spec.schedule)
@@ -305,137 +291,9 @@ def test_what_diffusers_has_not_is_refused(spec: tuple[Any, ...], message: str) 
 def test_a_table_becomes_trained_betas() -> None:
     betas = torch.linspace(1e-3, 0.03, 200, dtype=torch.float64)
     config = to_diffusers(Table(betas), "v", "trailing", "dpmpp_2m")
-    assert config["_class_name"] == "DPMSolverMultistepScheduler" and config["num_train_timesteps"] == 200
-    assert config["prediction_type"] == "v_prediction" and config["timestep_spacing"] == "trailing"
+    told = {key: config[key] for key in ("_class_name", "num_train_timesteps", "prediction_type", "timestep_spacing")}
+    assert list(told.values()) == ["DPMSolverMultistepScheduler", 200, "v_prediction", "trailing"]
     torch.testing.assert_close(torch.tensor(config["trained_betas"], dtype=torch.float64), betas)
-
-
-# Where diffusers is not right, and the closed form that shows it.
-
-
-def test_flow_match_euler_shifts_its_smallest_sigma_twice() -> None:
-    config = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
-    theirs, spec = scheduler_of(config, 20), from_diffusers(config)
-    ours = make_grid(spec.grid, 20, SCHEDULES.build(spec.schedule))
-    once = 3 * 1e-3 / (1 + 2 * 1e-3)
-    assert float(ours[-2]) == pytest.approx(once, rel=1e-12) == pytest.approx(0.002994, abs=1e-6)
-    assert float(theirs.sigmas[-2]) == pytest.approx(3 * once / (1 + 2 * once), rel=1e-5)
-    # The right ones are shifts of equally spaced times: undone, their differences are equal.
-    even = ours[:-1] / (3 - 2 * ours[:-1])
-    torch.testing.assert_close(even.diff(), torch.full((19,), -0.999 / 19, dtype=torch.float64))
-
-
-def test_ddim_steps_past_the_level_that_it_goes_on_from() -> None:
-    """On standard normal data the DDIM step is the identity wherever it leads; of data of standard deviation s the
-    network is told 845 while x has the noise of level 846: the spread that results is not the linear map's."""
-    config = {"_class_name": "DDIMScheduler", "clip_sample": False, "timestep_spacing": "trailing"}
-    spec = from_diffusers(config)
-    schedule, data = SCHEDULES.build(spec.schedule), Gaussian(0.5)
-
-    def spread(steps: int) -> tuple[float, float]:
-        theirs, x = scheduler_of(config, steps), torch.ones(1, dtype=torch.float64)
-        for level in theirs.timesteps:
-            alpha, sigma = schedule.alpha_sigma((level.double() + 1) / 1000)
-            x0 = data.x0(x, alpha, sigma)
-            x = theirs.step((x - alpha * x0) / sigma, level, x, return_dict=False)[0]
-        grid = make_grid(spec.grid, steps, schedule)
-        return float(x), final_std(SAMPLERS.build("ddim"), schedule, grid, 1.0)
-
-    levels = [int(level) for level in scheduler_of(config, 13).timesteps]
-    assert (levels[1], levels[1] - 1000 // 13, levels[2]) == (922, 846, 845)
-    theirs, right = spread(10)
-    assert theirs == pytest.approx(right, rel=1e-5)
-    theirs, right = spread(13)
-    assert abs(theirs / right - 1) > 3e-3
-
-
-def test_ddpm_of_large_variance_ends_in_noise() -> None:
-    """At t = 0 there is none; theirs adds that of the whole last step, sigma(t)^2, unless the last level is 0."""
-    config = {"_class_name": "DDPMScheduler", "clip_sample": False, "variance_type": "fixed_large"}
-    theirs = scheduler_of(config | {"timestep_spacing": "trailing"}, 10)
-    x = torch.zeros(1, 100_000, dtype=torch.float64)
-    last = theirs.step(x, theirs.timesteps[-1], x, generator=Generator().manual_seed(0)).prev_sample
-    assert float(last.std()) == pytest.approx(float(SCHEDULES.build("linear").sigma(0.1)), rel=0.01)
-
-
-def test_third_order_weights_of_dpm_solver_are_not_those_of_third_order() -> None:
-    """x0 quadratic in log-SNR is integrated exactly by the exact weights, and by diffusers' to second order only."""
-    config = {"_class_name": "DPMSolverMultistepScheduler", "solver_order": 3, "use_exponential_sigmas": True}
-    spec = from_diffusers(config | {"final_sigmas_type": "sigma_min", "lower_order_final": False})
-    schedule = SCHEDULES.build(spec.schedule)
-    theirs = scheduler_of({**config, "final_sigmas_type": "sigma_min", "lower_order_final": False}, 40)
-    grid = make_grid(spec.grid, 40, schedule)
-    level = schedule.log_snr(grid) / 2
-    x0 = level**2
-
-    def exact(t: int, s: int, x: Tensor) -> Tensor:
-        """x_s by the integral, ``int e^(l - l_s) l^2 dl`` by parts."""
-        antiderivative = (level[[t, s]] ** 2 - 2 * level[[t, s]] + 2) * torch.exp(level[[t, s]] - level[s])
-        shrink = schedule.sigma(grid[s]) / schedule.sigma(grid[t])
-        return shrink * x + schedule.alpha(grid[s]) * (antiderivative[1] - antiderivative[0])
-
-    x = torch.zeros(1, dtype=torch.float64)
-    last = moments(level.diff(), 3)[2]
-    ours = SAMPLERS.build("dpmpp_3m").plan(schedule, grid)
-    for i in range(10):
-        right = exact(i, i + 1, x)
-        weights = ours[i].stages[0].weights
-        mine = weights[0] * x + sum(w * x0[i - j] for j, w in enumerate(weights[1:]) if i >= j)
-        sigma, alpha, alpha_s = schedule.sigma(grid[i]), schedule.alpha(grid[i]), schedule.alpha(grid[i + 1])
-        other = theirs.step((x - alpha * x0[i]) / sigma, theirs.timesteps[i], x, return_dict=False)[0]
-        if i >= 2:
-            torch.testing.assert_close(mine, right, rtol=1e-12, atol=1e-12)
-            missing = alpha_s * (level[i + 1] - level[i]) ** 2 * last[i] / 2  # half of the second difference's weight
-            assert float(right - other) == pytest.approx(float(missing), rel=0.02)
-        x = right
-
-
-# Foreign networks.
-
-
-def test_a_network_of_sigma_is_a_denoiser_in_one_line() -> None:
-    data = Gaussian(0.5)
-
-    def foreign(x: Tensor, sigma: Tensor) -> Tensor:
-        assert sigma.shape == (len(x),)
-        return data.x0(x, torch.ones_like(sigma)[:, None], sigma[:, None])
-
-    x = torch.zeros(4, 8, dtype=torch.float64)
-    for schedule in ("edm", "vp", "ve"):
-        options = {"sampler": "dpmpp_2m", "steps": 12, "seeds": 0}
-        ours = generate(exact_denoiser(data, SCHEDULES.build(schedule)), x, **options)
-        torch.testing.assert_close(generate(from_sigma(foreign, schedule), x, **options), ours)
-
-
-def test_a_network_of_timesteps_is_a_denoiser_in_one_line() -> None:
-    data, schedule = Gaussian(0.5), SCHEDULES.build("scaled_linear")
-    told = []
-
-    def foreign(x: Tensor, timestep: Tensor) -> Tensor:
-        told.append(timestep)
-        alpha, sigma = (v[:, None] for v in schedule.alpha_sigma((timestep.double() + 1) / 1000))
-        return (x - alpha * data.x0(x, alpha, sigma)) / sigma
-
-    x = torch.zeros(4, 8, dtype=torch.float64)
-    options = {"sampler": "dpmpp_2m", "grid": "trailing", "steps": 10, "seeds": 0}
-    ours = generate(exact_denoiser(data, schedule), x, **options)
-    torch.testing.assert_close(generate(from_timestep(foreign, "scaled_linear", "noise"), x, **options), ours)
-    assert [round(float(t[0]), 9) for t in told] == [999 - 100 * i for i in range(10)]
-
-
-def test_a_flow_is_told_its_time_in_thousandths() -> None:
-    told: list[float] = []
-
-    def foreign(x: Tensor, timestep: Tensor) -> Tensor:
-        told.append(float(timestep[0]))
-        return torch.zeros_like(x)
-
-    grid = {"name": "shifted", "shift": 3.0, "last": 0.001}
-    generate(
-        from_timestep(foreign, "flow", "velocity"), torch.zeros(1, 2), grid=grid, sampler="euler", steps=3, seeds=0
-    )
-    even = torch.linspace(1, 0.001, 3, dtype=torch.float64)
-    assert told == pytest.approx((3000 * even / (1 + 2 * even)).tolist(), rel=1e-6)
 
 
 def test_grids_are_registered_and_refuse_what_they_cannot() -> None:
@@ -448,60 +306,3 @@ def test_grids_are_registered_and_refuse_what_they_cannot() -> None:
         make_grid({"name": "diffusers", "spacing": "original"}, 51, linear)
     with pytest.raises(ValueError, match="leads beyond"):
         make_grid({"name": "diffusers", "spacing": "leading", "offset": 100}, 10, linear)
-    assert PREDICTIONS.build("velocity") is not None
-
-
-# Weights.
-
-
-def their_dit(**options: Any) -> Any:
-    """A small random DiT of diffusers with one embedding for all blocks, as converted checkpoints have."""
-    torch.manual_seed(0)
-    small = {"num_attention_heads": 2, "attention_head_dim": 16, "num_layers": 3, "in_channels": 4, "sample_size": 8}
-    net = diffusers.DiTTransformer2DModel(**(small | {"num_embeds_ada_norm": 10} | options)).eval()
-    for block in net.transformer_blocks:
-        block.norm1.emb.load_state_dict(net.transformer_blocks[0].norm1.emb.state_dict())
-    return net
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"out_channels": 8, "num_embeds_ada_norm": 3},
-        {"attention_bias": False, "norm_eps": 1e-6},
-        {"patch_size": 4, "num_attention_heads": 3},
-    ],
-)
-def test_a_dit_of_diffusers_has_the_same_outputs_here(options: dict[str, Any]) -> None:
-    theirs = their_dit(**options)
-    ours = dit_from_diffusers(dict(theirs.config), theirs.state_dict())
-    x, level, label = torch.randn(4, 4, 8, 8), torch.tensor([0, 17, 500, 999]), torch.tensor([0, 1, 2, -1])
-    null = torch.where(label < 0, theirs.config.num_embeds_ada_norm, label)
-    with torch.no_grad():
-        expected = theirs(x, level, null).sample
-        output = ours(x, (level.double() + 1) / 1000, {"label": label})
-    assert output.shape == expected.shape and float(expected.std()) > 0.1
-    torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-5)
-
-
-def test_what_a_dit_cannot_be_is_refused() -> None:
-    theirs = their_dit()
-    config, weights = dict(theirs.config), theirs.state_dict()
-    with pytest.raises(ValueError, match="activation_fn='geglu'"):
-        dit_from_diffusers(config | {"activation_fn": "geglu"}, weights)
-    with pytest.raises(ValueError, match="called 'rope'"):
-        dit_from_diffusers(config | {"rope": True}, weights)
-    with pytest.raises(ValueError, match="lack proj_out_2.bias"):
-        dit_from_diffusers(config, {key: value for key, value in weights.items() if key != "proj_out_2.bias"})
-    with pytest.raises(ValueError, match=r"have controlnet\.weight"):
-        dit_from_diffusers(config, weights | {"controlnet.weight": torch.zeros(1)})
-    key = "transformer_blocks.1.norm1.emb.timestep_embedder.linear_1.bias"
-    with pytest.raises(ValueError, match=r"transformer_blocks\.1 embeds time"):
-        dit_from_diffusers(config, weights | {key: weights[key] + 1})
-
-
-def test_options_of_a_dit_of_diffusers_are_all_known() -> None:
-    parameters = inspect.signature(diffusers.DiTTransformer2DModel.__init__).parameters
-    config = {key: p.default for key, p in parameters.items() if key != "self"}
-    assert dit_options(config)["width"] == 1152

@@ -55,7 +55,16 @@ def test_stored_paths_are_the_teachers_and_a_run_goes_on_where_it_was(
     teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    line = ["train", *SMALL, *TRAJECTORY, f"teacher={teacher}", "paths=6", "trainer.checkpoint_every=2"]
+    line = [
+        "train",
+        *SMALL,
+        *TRAJECTORY,
+        f"teacher={teacher}",
+        "paths=6",
+        "trainer.checkpoint_every=2",
+        "trainer.decay=constant",
+        "trainer.log_every=1",
+    ]
     main([*line, "trainer.steps=4", f"out={tmp_path / 'whole'}"])
     main([*line, "trainer.steps=2", f"out={tmp_path / 'cut'}"])
     main([*line, "trainer.steps=4", f"out={tmp_path / 'cut'}"])
@@ -79,7 +88,7 @@ def test_every_method_takes_a_teacher(teacher: Path, tmp_path: Path, method: str
 @pytest.mark.parametrize(
     "line, told",
     [
-        (["method=trajectory", "network.width=8"], "a student has the network of its teacher: leave network out"),
+        (["method=trajectory", "network=dit"], "a student has the network of its teacher: leave network out"),
         ([], "no method to distil by: method=NAME. Choices: "),
         (["method=denoising"], "denoising takes no teacher. Methods: "),
         (["method=trajectori"], "Did you mean 'trajectory'?"),

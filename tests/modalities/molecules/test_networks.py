@@ -176,3 +176,40 @@ def test_irreps_of_the_wrong_parity_are_refused() -> None:
         network("equivariant", irreps="8x1e")
     with pytest.raises(ValueError, match="multiples of heads"):
         network("equivariant", irreps="7x1o")
+
+
+@pytest.mark.parametrize("name", ["equivariant", "transformer"])
+def test_a_network_of_one_time_becomes_one_of_two(name: str) -> None:
+    """With the same weights it says the same, whatever it is told, until it has learned to listen."""
+    one, two = (NETWORKS.build({"name": name, **SIZES, **SMALL, "two_times": told}).eval() for told in (False, True))
+    lacks = two.load_state_dict(one.state_dict(), strict=False)
+    assert not lacks.unexpected_keys
+    assert lacks.missing_keys and all(key.startswith("duration.") for key in lacks.missing_keys)
+    x, _, cond = batch()
+    t = torch.tensor([0.9, 0.4])
+    for net in (one, two):
+        with torch.no_grad():
+            for key, parameter in net.named_parameters():
+                if not parameter.any() and not key.startswith("duration."):
+                    parameter.fill_(0.02)
+    same, told = one(x, t, cond), two(x, t, {**cond, "target": torch.tensor([0.1, 0.2])})
+    for part in ("positions", "atoms", "charges", "bonds"):
+        assert torch.equal(told[part], same[part]), part
+
+
+@pytest.mark.parametrize("name", ["equivariant", "transformer"])
+def test_where_a_step_ends_reaches_every_part(name: str) -> None:
+    net, (x, _, cond) = network(name, two_times=True), batch()
+    t = torch.tensor([0.9, 0.4], dtype=torch.float64)
+    at_once, far = net(x, t, cond), net(x, t, {**cond, "target": torch.zeros(2, dtype=torch.float64)})
+    for part in ("positions", "atoms", "charges", "bonds"):
+        assert relative(far[part], at_once[part]) > 1e-3, part
+        assert torch.equal(net(x, t, {**cond, "target": t})[part], at_once[part]), part
+    known = torch.zeros(2, 7, dtype=torch.float64)
+    known[:, 2:] = t[:, None]  # two atoms are given: their step has no length
+    mixed = product(
+        {**dict.fromkeys(("positions", "atoms", "charges"), known), "bonds": known[:, :, None].expand(2, 7, 7)}
+    )
+    assert bool(net(x, mixed, {**cond, "target": t})["positions"].isfinite().all())
+    with pytest.raises(ValueError, match="one time that a step is to reach"):
+        net(x, t, {**cond, "target": known})
