@@ -184,7 +184,8 @@ def test_a_network_of_one_time_becomes_one_of_two(name: str) -> None:
     one, two = (NETWORKS.build({"name": name, **SIZES, **SMALL, "two_times": told}).eval() for told in (False, True))
     lacks = two.load_state_dict(one.state_dict(), strict=False)
     assert not lacks.unexpected_keys
-    assert lacks.missing_keys and all(key.startswith("duration.") for key in lacks.missing_keys)
+    assert lacks.missing_keys
+    assert all(key.startswith("duration.") for key in lacks.missing_keys)
     x, _, cond = batch()
     t = torch.tensor([0.9, 0.4])
     for net in (one, two):
