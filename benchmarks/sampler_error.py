@@ -132,9 +132,9 @@ def plot(found: dict[str, list[Row]], path: Path) -> None:
         axis.minorticks_off()
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("mean error")
-    axes[0][-1].legend(fontsize=7)
-    figure.tight_layout()
-    figure.savefig(path, dpi=90)
+    figure.legend(*axes[0][-1].get_legend_handles_labels(), loc="lower center", ncol=9, fontsize=8, columnspacing=1)
+    figure.tight_layout(rect=(0, 0.07, 1, 1))
+    figure.savefig(path, dpi=85)
 
 
 def main() -> None:

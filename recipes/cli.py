@@ -165,7 +165,8 @@ def shell_completion(arguments: Sequence[str]) -> None:
         with redirect_stdout(io.StringIO()) as printed:
             compose_and_run(line.split()[1], arguments, set())
         words = printed.getvalue().split()
-        answer = [word for word in words if not word.startswith("recipe/") and ("hydra" in line or "hydra" not in word)]
+        plain = [word for word in words if word.partition("/")[0] != "recipe"]  # which is a group of hydra's
+        answer = [word for word in plain if "hydra" in line or "hydra" not in word]
     return print("\n".join(answer))
 
 

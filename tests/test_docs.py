@@ -93,3 +93,9 @@ def test_samplers_and_grids_on_the_page_of_choices_are_registered() -> None:
     names |= set(re.findall(r"`((?:dpmpp|ddim|ddpm|heun|unipc)\w*)`", text))
     known = {name for kind in ("samplers", "grids", "schedules") for name in registry(kind)}
     assert sorted(names - known) == []
+
+
+def test_every_file_that_the_table_of_methods_names_is_there() -> None:
+    named = set(re.findall(r"(?:core|tests|recipes)/[\w/]+\.py", (ROOT / "docs" / "methods.md").read_text()))
+    assert len(named) > 40
+    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []

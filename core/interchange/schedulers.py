@@ -62,6 +62,8 @@ def from_diffusers(config: Mapping[str, Any], mu: float | None = None) -> Schedu
         schedule, prediction, grid = _edm(left)
     else:
         schedule, prediction, grid = _table(left), _prediction(left, "noise", "x0", "v"), _spacing(entry, left)
+    if row.options.get("variance_type") == "learned_range":
+        prediction = {"name": "learned_range", "of": prediction}
     _report(name, row, grid, left)
     for key, value in left.items():
         if key not in INERT and value != entry.options[key]:
@@ -210,7 +212,7 @@ def to_diffusers(schedule: Any, prediction: Any = "noise", grid: Any = None, sam
             if _full(SAMPLERS, row.sampler) != solver:
                 continue
             try:
-                told = _told(entry, schedule, prediction, grid)
+                told = _told(entry, schedule, _but_its_variance(row, prediction), grid)
                 if any(told.get(key, value) != value for key, value in row.options.items()):
                     raise ValueError(f"this sampler of it needs {dict(row.options)}")
             except ValueError as error:
@@ -229,6 +231,14 @@ def _full(registry: Registry[Any], spec: Any) -> dict[str, Any]:
     if not isinstance(spec, Mapping):
         raise ValueError(f"a {registry.kind} is told by its name and options, not by an object: {spec!r}")
     return {**registry.options(spec["name"]), **spec}
+
+
+def _but_its_variance(row: Row, prediction: Any) -> Any:
+    """The prediction beside a learned variance, where the sampler uses one."""
+    spec, learned = _full(PREDICTIONS, prediction), row.options.get("variance_type") == "learned_range"
+    if learned != (spec["name"] == "learned_range"):
+        raise ValueError("prediction 'learned_range' and sampler 'ddpm' with variance 'learned' go together")
+    return spec["of"] if learned else prediction
 
 
 def _told(entry: Scheduler, schedule: Any, prediction: Any, grid: Any) -> dict[str, Any]:

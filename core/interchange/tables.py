@@ -94,6 +94,7 @@ _DDPM = (
     Row({"variance_type": "fixed_small"}, {"name": "ddpm", "variance": "small"}),
     Row({"variance_type": "fixed_small_log"}, {"name": "ddpm", "variance": "small"}),
     Row({"variance_type": "fixed_large"}, {"name": "ddpm", "variance": "large"}),
+    Row({"variance_type": "learned_range"}, {"name": "ddpm", "variance": "learned"}),
 )
 _ODE, _SDE = {"algorithm_type": "dpmsolver++"}, {"algorithm_type": "sde-dpmsolver++"}
 _OLD = {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}

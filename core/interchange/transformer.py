@@ -82,7 +82,7 @@ def dit_options(config: Mapping[str, Any]) -> dict[str, Any]:
 def dit_from_diffusers(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> DiT:
     """A ``DiT`` with the outputs of diffusers' ``DiTTransformer2DModel`` at its ``sample_size``:
     ``net(x, t, {"label": y})`` at timestep ``1000 t - 1``, no label being its null class. With a learned variance half
-    of the channels are the noise, the others the variance.
+    of the channels are the noise, the others the variance: prediction ``learned_range``.
 
     Args:
         config: its configuration (``config.json``).

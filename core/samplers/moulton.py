@@ -26,7 +26,7 @@ class AdamsMoulton(LinearSampler):
     """Adams-Bashforth-Moulton for the velocity of rectified flow: one call a step, of full order to t = 0.
 
     The corrector is implicit no more when the next estimate is there: it improves the start of the next step by that,
-    for no further call (as UniPC does; Zhao et al. 2023). The first step is Euler's, which bounds the order.
+    for no further call (as UniPC does; Zhao et al. 2023). The first step is Euler's, of whose error one step is left at any order.
 
     Args:
         order: how many velocities are interpolated (Hairer et al. 1993, section III.1).
@@ -37,7 +37,7 @@ class AdamsMoulton(LinearSampler):
         if order < 1:
             raise ValueError(f"order must be at least 1, got {order}")
         self.count, self.corrector = order, corrector
-        self.order = min(order + 1, 3) if corrector else min(order, 2)
+        self.order = order + corrector
         self.memory = order if corrector else order - 1
 
     def plan(self, schedule: Schedule, grid: Tensor) -> list[Move]:

@@ -41,6 +41,7 @@ class Restart(LinearSampler):
         self.inner, self.repeats, self.steps = linear(inner), repeats, steps
         self.intervals = sorted((tuple(pair) for pair in intervals), reverse=True)
         self.order, self.memory, self.invariant = self.inner.order, self.inner.memory, self.inner.invariant
+        self.elementwise = self.memory == 0  # the others wait while one restarts, and lose what they remember
         self.stochastic = self.inner.stochastic or (repeats > 0 and len(self.intervals) > 0)
 
     def plan(self, schedule: Schedule, grid: Tensor) -> list[Move]:

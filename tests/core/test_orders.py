@@ -82,7 +82,8 @@ def test_the_declared_order_is_reached(name: str) -> None:
     sampler = deterministic(name)
     if sampler is None or isinstance(sampler, Adaptive):  # its steps are its own
         return
-    errors = [error_from_exact_starts(sampler, EDM, karras(steps, EDM)) for steps in (40, 80, 160)]
+    steps = (40, 80, 160) if sampler.order < 4 else (160, 320)  # higher orders show later
+    errors = [error_from_exact_starts(sampler, EDM, karras(count, EDM)) for count in steps]
     for coarse, fine in pairwise(errors):
         assert sampler.order - 0.25 < math.log2(coarse / fine) < sampler.order + 0.4
 

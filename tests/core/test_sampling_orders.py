@@ -18,7 +18,7 @@ from noiseloom.core.spaces import Euclidean
 from tests.oracles import Gaussian, Mixture, exact_denoiser, final_std
 
 FLOW = SCHEDULES.build("flow")
-NAMES = list(SAMPLERS)
+NAMES = [name for name in SAMPLERS if SAMPLERS.build(name).elementwise and not hasattr(SAMPLERS.build(name), "prior")]
 SPECS: list[Any] = [
     "autoregressive", {"name": "autoregressive", "chunk": 2}, "pyramid", {"name": "pyramid", "lag": 3}, "full_sequence",
 ]  # fmt: skip

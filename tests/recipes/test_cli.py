@@ -112,6 +112,9 @@ def test_every_recipe_composes_and_names_what_is_registered(noiseloom: Any, reci
     (config,) = outcome.configs
     assert config.recipe == recipe
     assert config.out == f"runs/{recipe}"
+    if recipe == "distill":  # the network is its teacher's
+        assert config.network == {}
+        return
     kind, registry = (config.component, "components") if config.component else (config.network, "networks")
     assert kind["name"] in registries.registry(registry)
 
@@ -196,7 +199,10 @@ def test_cfg_prints_and_does_not_run(noiseloom: Any) -> None:
 
 def test_badly_asked_is_one_line_with_the_choices(noiseloom: Any) -> None:
     one_line(
-        noiseloom("trian"), "unknown command 'trian'", "Did you mean 'train'?", "demo, train, sample, evaluate, list"
+        noiseloom("trian"),
+        "unknown command 'trian'",
+        "Did you mean 'train'?",
+        "demo, train, sample, evaluate, likelihood, ema, list",
     )
     one_line(noiseloom("train"), "which recipe?", "molecules/qm9-tiny")
     one_line(noiseloom("train", "recipe=molecules/qm,audio/tiny"), "unknown recipe 'molecules/qm,audio/tiny'")
@@ -270,7 +276,7 @@ def test_a_status_is_passed_on_and_ctrl_c_is_quiet(noiseloom: Any, monkeypatch: 
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("noiseloom ", ["demo", "train", "sample", "evaluate", "list"]),
+        ("noiseloom ", ["demo", "train", "sample", "evaluate", "likelihood", "ema", "list"]),
         ("noiseloom tr", ["train"]),
         ("noiseloom train ", ["recipe="]),
         (f"noiseloom train {TINY} trainer.ste", ["trainer.steps="]),

@@ -86,6 +86,7 @@ FLAC, WAV = encoded(sine(99) + sine(1234), "FLAC"), encoded(sine(99), "WAV")
         (encoded(np.array([[0, np.nan, 0]]), "WAV", subtype="FLOAT"), "samples that are not finite"),
         (encoded(np.array([[0, np.inf, 0]]), "WAV", subtype="FLOAT"), "samples that are not finite"),
     ],
+    ids=["empty", "text", "half", "end", "half-wav", "head", "none", "nan", "inf"],  # a WAV holds the time of day
 )
 def test_a_bad_file_is_named_with_the_reason(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "bad.wav").write_bytes(content)
