@@ -26,7 +26,7 @@ class AdamsMoulton(LinearSampler):
     """Adams-Bashforth-Moulton for the velocity of rectified flow: one call a step, of full order to t = 0.
 
     The corrector is implicit no more when the next estimate is there: it improves the start of the next step by that,
-    for no further call (as UniPC does; Zhao et al. 2023). The first step is Euler's, of whose error one step is left at any order.
+    for no further call (as UniPC does; Zhao et al. 2023). The first step is Euler's: its error stays.
 
     Args:
         order: how many velocities are interpolated (Hairer et al. 1993, section III.1).
