@@ -26,6 +26,7 @@ def load(name: str | Path, *, revision: str | None = None, device: str | None = 
         CheckpointError: the checkpoint is broken or refused; one line says why.
         MissingExtra: it needs a package that is not installed; the message names the command.
     """
+    from functools import partial
     from pathlib import Path
 
     from noiseloom.core.pipeline import Pipeline
@@ -42,4 +43,6 @@ def load(name: str | Path, *, revision: str | None = None, device: str | None = 
     if not Path(source).expanduser().is_dir() and "/" not in str(source):
         choices = ", ".join(bundled) or "none"
         raise UnknownName(f"unknown checkpoint {str(name)!r}. Choices: {choices}, a folder, or owner/name on the hub")
-    return Pipeline.from_pretrained(source, build_modality, revision=revision, device=device)
+    pipeline = Pipeline.from_pretrained(source, build_modality, revision=revision, device=device)
+    pipeline.open = partial(load, device=device)
+    return pipeline

@@ -18,7 +18,18 @@ from .catalogue import REGISTRIES, components
 from .schema import options
 
 # arguments that no configuration holds
-GIVEN_BY_THE_RUN = {"denoise", "network", "component", "measurement", "modality", "source", "sources", "data", "y"}
+GIVEN_BY_THE_RUN = {
+    "denoise",
+    "network",
+    "component",
+    "measurement",
+    "modality",
+    "source",
+    "sources",
+    "data",
+    "y",
+    "load",
+}
 
 
 @cache

@@ -81,6 +81,8 @@ class DiT(Gridded):
         spacing: distance between neighbouring elements, e.g. (seconds, pixels, pixels), where a sample gives none.
         edges: axes along which a token is told how far it is between the two ends of the grid: rotary positions say how
             far tokens are from each other, not where a wall is. Not for an axis with padding.
+        skip: the name of a map of ``concat``, with the sample's channels, that is added to the output: a guess of x0 of
+            which the network says the correction. For ``prediction=x0``.
         wavelengths: the shortest and longest rotary wavelength of each axis in units of ``spacing``; by default 6 and
             6000 patches.
         positions: ``rotary``, or ``sincos``: features of absolute positions, counted in patches, added to the tokens.
@@ -114,6 +116,7 @@ class DiT(Gridded):
         element_times: bool = False,
         two_times: bool = False,
         edges: Sequence[int] = (),
+        skip: str | None = None,
         spacing: Sequence[float] | None = None,
         wavelengths: Sequence[tuple[float, float]] | None = None,
         positions: str = "rotary",
@@ -144,8 +147,8 @@ class DiT(Gridded):
             raise ValueError("a causal network, whose past may be cut, needs rotary positions")
         self.absolute = positions == "sincos"
 
-        grid = (channels, patch, channels_last, spacing, wavelengths, concat, self_condition, element_times, edges)
-        self.embed_grid(width, *grid)
+        own = (channels, patch, channels_last, spacing, wavelengths)
+        self.embed_grid(width, *own, concat, self_condition, element_times, edges, skip)
         self.embed_conditions(width, labels, scalars, vectors, two_times, timesteps)
         self.embed_context(width, context_dim)
         cross = context_dim is not None and not in_context
@@ -258,7 +261,7 @@ class DiT(Gridded):
 
         shift, scale = self.modulation(c).chunk(2, dim=-1)
         out = self.output(modulate(h, shift, scale).flatten(1, 2)[:, front:])
-        return self.write(out, x, mask)
+        return self.write(out, x, mask, cond)
 
     def run_blocks(self, h: Tensor, arguments: Sequence[tuple], real: Tensor | None = None, start: int = 0) -> Tensor:
         """The tokens ``h`` after as many blocks as there are ``arguments``, from block ``start`` on. ``core.caching``

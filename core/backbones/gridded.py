@@ -38,6 +38,7 @@ class Gridded(Conditioned):
         self_condition: bool,
         element_times: bool,
         edges: Sequence[int],
+        skip: str | None,
     ) -> None:
         """The layer that makes tokens of ``width``; the options are those of ``DiT``."""
         self.width, self.channels, self.channels_last = width, channels, channels_last
@@ -53,6 +54,9 @@ class Gridded(Conditioned):
         self.token_numbers = elements * channels
         inputs = channels * (1 + self_condition + element_times) + sum(self.concat.values())
         self.embed = nn.Linear(elements * inputs, width)
+        if skip is not None and self.concat.get(skip) != channels:
+            raise ValueError(f"skip is a map of {channels} channels, one of concat = {self.concat}, not {skip!r}")
+        self.skip = skip
         self.edge_axes = tuple(edges)
         self.edges = nn.Linear(_EDGE_FEATURES * len(self.edge_axes), width, bias=False) if edges else None
 
@@ -91,10 +95,12 @@ class Gridded(Conditioned):
             tokens = tokens + self.edges(ends.flatten(1).to(tokens.dtype))
         return x, mask, t, tokens
 
-    def write(self, tokens: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Tokens, (batch, tokens, elements of a patch x channels), as the sample's shape and dtype; zero at padding.
-        ``x`` and ``mask`` are those of ``read``."""
+    def write(self, tokens: Tensor, x: Tensor, mask: Tensor | None, cond: Mapping[str, Any]) -> Tensor:
+        """Tokens, (batch, tokens, elements of a patch x channels), as the sample's shape and dtype, with what they are
+        a correction of (``skip``); zero at padding. ``x`` and ``mask`` are those of ``read``."""
         out = self.patches.join(tokens, x.shape[2:]).to(x.dtype)
+        if self.skip in cond:
+            out = out + cond[self.skip].movedim(-1 if self.channels_last else 1, 1).to(x).nan_to_num(0.0)
         out = out if mask is None else torch.where(mask.unsqueeze(1), out, 0)
         return out.movedim(1, -1 if self.channels_last else 1)
 

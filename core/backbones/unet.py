@@ -51,6 +51,7 @@ class UNet(Gridded):
         element_times: as of ``DiT``: the time of each element is further channels, and the highest one modulates.
         edges: axes along which a token is told how far it is between the two ends of the grid. Convolutions notice a
             wall that is near by themselves. Not for an axis with padding.
+        skip: as of ``DiT``: a map of ``concat`` that is added to the output.
         spacing: distance between neighbouring elements where a sample gives none. Attention measures in it;
             convolutions count elements.
         wavelengths: the shortest and longest rotary wavelength of each axis at the finest level in units of
@@ -79,6 +80,7 @@ class UNet(Gridded):
         element_times: bool = False,
         two_times: bool = False,
         edges: Sequence[int] = (),
+        skip: str | None = None,
         spacing: Sequence[float] | None = None,
         wavelengths: Sequence[tuple[float, float]] | None = None,
         output_channels: int | None = None,
@@ -90,8 +92,8 @@ class UNet(Gridded):
             raise ValueError(f"{axes} axes need as many kernels and strides")
         if wrong := [level for level in attention_levels if not -levels <= level < levels]:
             raise ValueError(f"there is no level {wrong[0]} to attend at: there are {levels}")
-        grid = (channels, patch, channels_last, spacing, wavelengths, concat, self_condition, element_times, edges)
-        self.embed_grid(width, *grid)
+        own = (channels, patch, channels_last, spacing, wavelengths)
+        self.embed_grid(width, *own, concat, self_condition, element_times, edges, skip)
         embedding = width * max(multipliers)
         self.embed_conditions(embedding, labels, scalars, vectors, two_times)
         self.embed_context(embedding, context_dim)
@@ -164,7 +166,7 @@ class UNet(Gridded):
                 h = block(join(torch.cat((h, skips.pop()), dim=1)), *own)
         real = told[0][1]
         out = self.output(only(real, F.silu(self.norm(h, real))))
-        return self.write(out.flatten(2).transpose(1, 2), x, mask)
+        return self.write(out.flatten(2).transpose(1, 2), x, mask, cond)
 
     def _modulation(
         self, t: Tensor, mask: Tensor | None, x: Tensor, cond: Mapping[str, Any], patches: Patches

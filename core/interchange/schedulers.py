@@ -184,7 +184,8 @@ def _report(name: str, row: Row, grid: Mapping[str, Any], config: dict[str, Any]
     lower, euler = _take(config, "lower_order_final", "euler_at_final")
     if row.options.get("solver_order", 1) > 1 + (grid.get("final", "zero") == "zero") and (euler or lower):
         differences.append("its last steps may be of lower order: here only a step to t = 0 is")
-    if row.options.get("variance_type") == "fixed_large" and (grid["spacing"] == "trailing" or "offset" in grid):
+    noisy = row.options.get("variance_type") in ("fixed_large", "learned_range")
+    if noisy and (grid["spacing"] == "trailing" or "offset" in grid):
         differences.append("it adds noise in its last step too, to t = 0")
     if name == "DDIMScheduler" and grid["spacing"] != "leading":
         differences.append("where its levels are not T // steps apart it does not step to the next of them")

@@ -63,8 +63,11 @@ class Pipeline:
         config: the checkpoint's configuration (see ``pretrained``); its ``sampling`` holds the default settings.
     """
 
+    open: Callable[[str], Pipeline] | None = None  # finds another checkpoint by its name
+
     def __init__(self, modality: SampledModality, denoiser: Denoiser, config: Mapping[str, Any] | None = None) -> None:
         self.modality, self.denoiser, self.config = modality, denoiser, dict(config or {})
+        self._others: dict[str, Pipeline] = {}  # checkpoints that guide this one
 
     @classmethod
     def from_pretrained(
@@ -320,8 +323,24 @@ class Pipeline:
         if settings["guidance"] not in (None, 1, {}):
             guidance = settings["guidance"]
             spec = {"name": "classifier_free", "scale": guidance} if isinstance(guidance, int | float) else guidance
-            denoise = GUIDANCE.build(spec, denoise=denoise, modality=self.modality)
+            load = partial(self._other, settings["precision"])
+            denoise = GUIDANCE.build(spec, denoise=denoise, modality=self.modality, load=load)
         return denoise
+
+    def _other(self, precision: str, name: str) -> Denoise:
+        """The denoiser of another checkpoint, which is to guide this one."""
+        if name not in self._others:
+            if self.open is None:
+                raise ValueError(f"noiseloom.load finds checkpoints by name, such as {name!r}")
+            self._others[name] = self.open(name)
+        other = self._others[name]
+        for key in ("modality", "schedule"):
+            mine, theirs = (pipeline.config[key] for pipeline in (self, other))
+            if key == "modality":
+                mine, theirs = mine["name"], theirs["name"]
+            if mine != theirs:
+                raise ValueError(f"{name} cannot guide this checkpoint: its {key} is {theirs}, not {mine}")
+        return _InPrecision(other.denoiser.to(self.device).eval(), precision)
 
     def _windows(
         self, fresh: Callable[..., Denoise], layout: Any, options: dict[str, Any], seeds: list[int], bar: Any

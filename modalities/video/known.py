@@ -1,6 +1,5 @@
 """Known pixels as a condition on the latent grid: one for frames to go on from, to lead up to, to fill between and
-around, and the same for latents and for pixels. A position that knows nothing holds zeros, or what is known of it at
-the nearest time."""
+around, and the same for latents and for pixels."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from .autoencoder import merge
 
-GIVEN = "given"  # what the network calls it
+GIVEN, HELD = "given", "held"  # what the network calls them
 
 
 def given_width(factors: Sequence[int], colours: int) -> int:
@@ -37,7 +36,7 @@ def held(frames: Tensor, known: Tensor) -> Tensor:
     return torch.where(known.any(1, keepdim=True).unsqueeze(-1), values, 0)
 
 
-def given_cells(frames: Tensor, known: Tensor, factors: Sequence[int], *, hold: bool = False) -> Tensor:
+def given_cells(frames: Tensor, known: Tensor, factors: Sequence[int]) -> Tensor:
     """The known pixels of each latent position, then a 1 for each that is known: (batch, t, h, w, ``given_width``),
     either part in the order of time, height, width (and colours) within a position.
 
@@ -48,11 +47,10 @@ def given_cells(frames: Tensor, known: Tensor, factors: Sequence[int], *, hold: 
         frames: (batch, T, H, W, colours) in [-1, 1].
         known: (batch, T, H, W), boolean.
         factors: (ft, fh, fw) of the representation.
-        hold: pixels that are not known hold those of the nearest time (``held``), not zeros.
     """
     (ft, fh, fw), (_, count, height, width) = factors, known.shape
     end = (0, -width % fw, 0, -height % fh, 0, -(count - 1) % ft)  # the last axis first
     frames, known = F.pad(frames, (0, 0, *end)), F.pad(known, end)
     seen = known.unsqueeze(-1)
-    both = held(frames, known) if hold else torch.where(seen, frames, 0), seen.to(frames.dtype)
+    both = torch.where(seen, frames, 0), seen.to(frames.dtype)
     return torch.cat([merge(F.pad(x, (0, 0, 0, 0, 0, 0, ft - 1, 0)), factors) for x in both], dim=-1)

@@ -25,11 +25,11 @@ from . import components  # noqa: F401  (registers them)
 from .clip import Clip, signed, unsigned
 from .data import Preparation, open_video
 from .inputs import Given, given, taken
-from .known import GIVEN, given_cells, given_width
+from .known import GIVEN, HELD, given_cells, given_width, held
 from .latents import Item, Latents, scale_warnings, statistics
 from .representation import REPRESENTATIONS, Representation
 from .request import VideoRequest
-from .tasks import random_known
+from .tasks import checked_shares, random_known
 from .windows import VideoLayout, windows
 
 _AXES = ("time", "height", "width")  # of frames, after the batch
@@ -54,7 +54,9 @@ class Video(Modality):
         fps: frames a second of the training data.
         preparation: options of ``Preparation``, what clips go through before training.
         known_rate: the share of training clips of which pixels are known, for all tasks but generating.
-        hold_known: the network sees what is known of a pixel at the nearest time wherever it is not known (``held``).
+        tasks: how often each is drawn for those, by name; others are not. By default ``tasks.SHARES``.
+        hold_known: the network corrects a guess of the clip, which holds what is known of a pixel at the nearest time
+            (``held``: persistence), where some frame is known; it then says x0.
         mirror: axes, of "time", "height" and "width", along which training clips are mirrored, each for half of them.
         prediction: what the network says. The noise in ``velocity`` needs a network wider than a token has numbers;
             ``x0`` does not.
@@ -76,6 +78,7 @@ class Video(Modality):
         fps: float = 10.0,
         preparation: Mapping[str, Any] | None = None,
         known_rate: float = 0.5,
+        tasks: Mapping[str, float] | None = None,
         hold_known: bool = False,
         mirror: Sequence[str] = (),
         prediction: str = "velocity",
@@ -100,6 +103,9 @@ class Video(Modality):
         if mirror and self.representation.cached:
             raise ValueError("mirror needs a representation whose latents are not cached, such as pixels")
         self.known_rate, self.prediction = float(known_rate), prediction
+        self.tasks = checked_shares(tasks)
+        if hold_known and prediction != "x0":
+            raise ValueError(f"hold_known needs prediction=x0, not {prediction}")
         self.hold_known, self.mirror = hold_known, [axis for axis in _AXES if axis in mirror]
         self.judge: Any = None if judge is None else find_component(judge)
         if judge_figures:
@@ -116,6 +122,7 @@ class Video(Modality):
             "fps": self.fps,
             "preparation": self.options,
             "known_rate": self.known_rate,
+            "tasks": self.tasks,
             "hold_known": self.hold_known,
             "mirror": self.mirror,
             "prediction": self.prediction,
@@ -182,7 +189,10 @@ class Video(Modality):
         ft, fh, fw = self.representation.factors
         known = given_width(self.representation.factors, self.representation.colours)
         shape = {"channels": self.representation.channels, "channels_last": True, "edges": [0, 1, 2]}
-        told = {"spacing": [ft / self.fps, fh, fw], "concat": {GIVEN: known}}
+        guess = {HELD: self.representation.channels} if self.hold_known else {}
+        told = {"spacing": [ft / self.fps, fh, fw], "concat": {GIVEN: known, **guess}}
+        if guess:
+            told["skip"] = HELD
         return {**shape, **told, **self.conditions.network_options()}
 
     def denoiser_options(self) -> dict[str, Any]:
@@ -213,7 +223,7 @@ class Video(Modality):
             return Example(x0, Euclidean(), {**cond, **spacing})
         cond = self.conditions.dropped(cond, generators)
         shape = items[0].clip.frames.shape[:3]
-        known = torch.stack([random_known(shape, own, self.known_rate) for own in generators])
+        known = torch.stack([random_known(shape, own, self.known_rate, self.tasks) for own in generators])
         return Example(x0, Euclidean(), {**cond, **spacing, **self._given(frames, known)})
 
     def _mirrored(self, frames: Tensor, generators: Sequence[Generator]) -> Tensor:
@@ -223,7 +233,11 @@ class Video(Modality):
         return torch.stack([clip.flip(dims) for clip, dims in zip(frames, drawn, strict=True)])
 
     def _given(self, frames: Tensor, known: Tensor) -> dict[str, Tensor]:
-        return {GIVEN: given_cells(frames, known, self.representation.factors, hold=self.hold_known)}
+        told = {GIVEN: given_cells(frames, known, self.representation.factors)}
+        if not self.hold_known:
+            return told
+        known_once = known.any(1).flatten(1).all(1)
+        return {**told, HELD: torch.where(known_once.view(-1, 1, 1, 1, 1), self._coded(held(frames, known)), 0)}
 
     def _spacing(self, fps: Sequence[float]) -> dict[str, Tensor]:
         """How far apart latent frames are, where the rate is not that of the training data."""

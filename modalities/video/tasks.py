@@ -3,8 +3,12 @@ single model learns them all."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Generator, Tensor
+
+from noiseloom.core.registry import unknown
 
 #: how often each is drawn in training, beside nothing known
 SHARES = {"image": 0.15, "first_last": 0.15, "predict": 0.3, "interpolate": 0.15, "inpaint": 0.15, "outpaint": 0.1}
@@ -43,8 +47,24 @@ def box(shape: tuple[int, int, int], top: int, left: int, height: int, width: in
     return known
 
 
-def random_known(shape: tuple[int, int, int], generator: Generator, rate: float) -> Tensor:
-    """What is known of a training clip, boolean (frames, height, width): with probability ``rate`` one of ``SHARES``,
+def checked_shares(shares: Mapping[str, float] | None) -> dict[str, float]:
+    """How often each task is drawn; ``SHARES`` where nothing is said.
+
+    Raises:
+        ValueError: an unknown task, or shares that are none.
+    """
+    shares = dict(SHARES if shares is None else shares)
+    if wrong := [name for name in shares if name not in SHARES]:
+        raise ValueError(unknown("task to train", wrong[0], list(SHARES)))
+    if min(shares.values(), default=0) < 0 or sum(shares.values()) <= 0:
+        raise ValueError(f"shares of tasks are not negative, and not all 0: {shares}")
+    return shares
+
+
+def random_known(
+    shape: tuple[int, int, int], generator: Generator, rate: float, shares: Mapping[str, float] = SHARES
+) -> Tensor:
+    """What is known of a training clip, boolean (frames, height, width): with probability ``rate`` one of ``shares``,
     else nothing. It is never all. A clip of one frame has spatial tasks only."""
 
     def uniform(low: float, high: float) -> float:
@@ -54,8 +74,8 @@ def random_known(shape: tuple[int, int, int], generator: Generator, rate: float)
     draw = uniform(0, 1)
     if draw >= rate:
         return torch.zeros(shape, dtype=torch.bool)
-    draw *= sum(SHARES.values()) / rate
-    names, ends = list(SHARES), torch.tensor(list(SHARES.values())).cumsum(0)
+    draw *= sum(shares.values()) / rate
+    names, ends = list(shares), torch.tensor(list(shares.values())).cumsum(0)
     task = names[min(int((draw >= ends).sum()), len(names) - 1)]
     if frames == 1 and task != "outpaint":
         task = "inpaint"

@@ -167,15 +167,17 @@ def test_tokens_and_numbers_are_learned_together() -> None:
     predictions = {"token": {"name": "classes", "prior": "absorbing"}, "number": "velocity"}
     model = Denoiser(Network(), "flow", predictions, sigma_data={"token": None, "number": 1.0})  # type: ignore[dict-item]
     objective = OBJECTIVES.build("denoising")
-    optimizer = torch.optim.Adam(model.parameters(), 5e-3)
-    for step in range(800):
-        token = torch.multinomial(SHARES, 256, replacement=True)
-        number = token[:, None] - 1.0 + 0.05 * torch.randn(256, 1)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, 600)
+    for step in range(600):
+        token = torch.multinomial(SHARES, 64, replacement=True)
+        number = token[:, None] - 1.0 + 0.05 * torch.randn(64, 1)
         x0 = product({"token": F.one_hot(token, 4).float()[:, None], "number": number})
-        loss = objective(model, Example(x0, space, {}), StepRandomness(0, step, range(256), 256)).total.mean()
+        loss = objective(model, Example(x0, space, {}), StepRandomness(0, step, range(64), 64)).total.mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        decay.step()
     empty = product({"token": torch.zeros(1000, 1, 4), "number": torch.zeros(1000, 1)})
     sampler = {"name": "by_part", "samplers": {"token": "masked", "number": "ddim"}}
     made = generate(model, empty, sampler=sampler, steps=40, seeds=0, space=space)

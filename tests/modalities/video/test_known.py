@@ -50,11 +50,3 @@ def test_unknown_pixels_hold_what_is_known_at_the_nearest_time() -> None:
     known = torch.zeros(1, 6, 1, 2, dtype=torch.bool)
     known[0, [1, 4], 0, 0] = True
     assert held(frames, known)[0, :, 0, :, 0].tolist() == [[2, 0], [2, 0], [2, 0], [5, 0], [5, 0], [5, 0]]
-
-
-def test_frames_that_fill_up_a_group_hold_too() -> None:
-    """A clip of 8 frames is seen as one of 9 is, of which the last is not known either."""
-    frames = torch.rand(1, 9, 4, 4, 1)
-    known = (torch.arange(9) < 3).view(1, 9, 1, 1).expand(1, 9, 4, 4)
-    whole, short = (given_cells(frames[:, :n], known[:, :n], (4, 2, 2), hold=True) for n in (9, 8))
-    assert torch.equal(whole, short)

@@ -97,3 +97,10 @@ def test_a_mask_is_its_generators_own() -> None:
     one, again, other = (random_known((9, 8, 8), generator(seed), 1.0) for seed in (3, 3, 4))
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
+
+
+def test_only_tasks_with_a_share_are_drawn() -> None:
+    masks = [random_known((9, 12, 12), generator(7, i), 1.0, {"predict": 3.0, "inpaint": 1.0}) for i in range(400)]
+    counts = Counter(map(kind, masks))
+    assert counts.keys() <= {"predict", "image", "inpaint"}  # of which one known frame is as "image" has it
+    assert 70 <= counts["inpaint"] <= 130
