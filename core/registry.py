@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import wraps
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -25,6 +26,24 @@ def unknown(kind: str, name: object, choices: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(name), choices, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return f"unknown {kind} {name!r}.{hint} Choices: {', '.join(choices) or 'none'}"
+
+
+def named_options(kind: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """For a function whose optional keywords come from a configuration: one that it has not is refused by name."""
+
+    def decorate(function: Callable[..., T]) -> Callable[..., T]:
+        kinds = inspect.signature(function).parameters.values()
+        choices = [one.name for one in kinds if one.kind is one.KEYWORD_ONLY and one.default is not one.empty]
+
+        @wraps(function)
+        def checked(*arguments: Any, **options: Any) -> T:
+            if wrong := [name for name in options if name not in inspect.signature(function).parameters]:
+                raise ValueError(unknown(kind, wrong[0], choices))
+            return function(*arguments, **options)
+
+        return checked
+
+    return decorate
 
 
 class Registry(Generic[T]):

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from noiseloom.core.registry import named_options
+
 from ..cache import Arrays, Writer, cached_arrays
 from ..listing import Found, Listing
 from ..splits import Columns, check_split, columns_of, in_split, known, words
@@ -76,6 +78,7 @@ class AudioSet:
         return words(self.values, name)
 
 
+@named_options("option of data")
 def open_audio(
     source: str | os.PathLike[str],
     split: str = "train",

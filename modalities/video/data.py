@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from noiseloom.core.registry import named_options
+
 from ..cache import Arrays, Writer, cached_arrays
 from ..listing import Found, Listing
 from ..splits import Columns, check_split, columns_of, in_split, known, words
@@ -97,6 +99,7 @@ class VideoSet:
         return sorted({part.strip() for word in words(self.values, name) for part in word.split(",")} - {""})
 
 
+@named_options("option of data")
 def open_video(
     source: str | os.PathLike[str],
     split: str = "train",

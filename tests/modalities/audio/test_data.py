@@ -240,3 +240,8 @@ def test_fsdd() -> None:
     levels = [rms(wave.samples) for wave in sets["test"]]
     assert np.median(levels) == pytest.approx(0.1, rel=1e-3)
     assert max(np.abs(wave.samples).max() for wave in sets["test"]) <= 1
+
+
+def test_an_option_that_does_not_exist_is_refused_by_name(mixed: Path) -> None:
+    with pytest.raises(ValueError, match="unknown option of data 'kind'"):
+        open_audio(mixed, preparation=PLAIN, kind=["wav"])

@@ -231,3 +231,8 @@ def test_moving_digits_tiny() -> None:
     assert train.labels() == list("0123456789")
     assert set(train[0].values) == {"label", "count"}
     assert not train.report.dropped
+
+
+def test_an_option_that_does_not_exist_is_refused_by_name(folder: Path) -> None:
+    with pytest.raises(ValueError, match="unknown option of data 'column'"):
+        open_video(folder, preparation=Preparation(), column={"label": "label"})
