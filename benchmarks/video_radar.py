@@ -9,7 +9,7 @@ the mean over all samples, "mean of k" their mean frame, "best of k" the one wit
 
     copy last   the last frame persists
     linear      each pixel goes on changing as it last did
-    advection   the last frame moves on as one: phase correlation of frames 4 apart
+    advection   the last frame moves on as one: phase correlation of frames 4 apart (``guess.moved``)
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from math import log10
 from pathlib import Path
 
 import numpy as np
+import torch
 from _video import (
     METHODS,
     by_frame,
@@ -32,13 +33,12 @@ from _video import (
     video_of,
     write_figures,
 )
-from scipy.ndimage import shift
 
 import noiseloom
-from noiseloom.modalities.video.clip import Clip
+from noiseloom.modalities.video.clip import Clip, signed, unsigned
+from noiseloom.modalities.video.guess import moved
 from noiseloom.modalities.video.prediction import prediction_rows
 
-_APART = 4  # frames between which motion is measured: it is small against a pixel from one to the next
 ADVECTION = "advection"
 
 
@@ -47,26 +47,11 @@ def grey(rate: float) -> float:
     return 1 + 254 * log10(rate / 0.1) / 3
 
 
-def velocity(given: np.ndarray) -> np.ndarray:
-    """(2,) pixels a frame, down and right, of frames (T, H, W, C): the peak of the phase correlation, summed over the
-    pairs of frames ``_APART`` apart. The edges are faded out, because what leaves does not come in again."""
-    apart = min(_APART, len(given) - 1)
-    frames = given.mean(3)
-    fade = np.hanning(frames.shape[1])[:, None] * np.hanning(frames.shape[2])
-    spectra = np.fft.fft2((frames - frames.mean((1, 2), keepdims=True)) * fade)
-    cross = (spectra[apart:] * spectra[:-apart].conj()).sum(0)
-    match = np.fft.ifft2(cross / np.maximum(np.abs(cross), 1e-9)).real
-    peak = np.array(np.unravel_index(match.argmax(), match.shape))
-    size = np.array(match.shape)
-    return (peak - size * (peak > size // 2)) / apart
-
-
 def advected(given: np.ndarray, frames: int) -> np.ndarray:
     """(frames, H, W, C) uint8: the last given frame, moved on; what comes in from outside is the edge's."""
-    step = velocity(given)
-    last = given[-1].astype(np.float64)
-    moved = [shift(last, (*(step * ahead), 0), order=1, mode="nearest") for ahead in range(1, frames + 1)]
-    return np.clip(np.rint(np.stack(moved)), 0, 255).astype(np.uint8)
+    clip = signed(np.concatenate([given, np.repeat(given[-1:], frames, 0)])[None])
+    known = (torch.arange(clip.shape[1]) < len(given)).view(1, -1, 1, 1).expand(clip.shape[:4])
+    return unsigned(moved(clip, known)[:, len(given) :])[0]
 
 
 def main() -> None:

@@ -99,7 +99,8 @@ class Distillation(Recipe):
             raise UsageError("paths are kept for method=trajectory")
         device = torch.device(self.config.trainer.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         weights = weight_sums(self.pipeline.denoiser)
-        made_of = {**self.fingerprint(), "weights": weights, "precision": self.config.trainer.precision}
+        made_of = {**self.fingerprint(), "objective": self.objective.paths.config}  # not how a student learns from them
+        made_of |= {"weights": weights, "precision": self.config.trainer.precision}
         return TeacherPaths(
             items, self.objective, self.denoiser.schedule, self.config.paths, self.config.trainer.batch_size, device,
             made_of, self.config.trainer.seed,

@@ -47,10 +47,14 @@ class Paths:
         sampler: the solver, deterministic.
         grid: the times, by rule.
         temperature: a factor on the noise to start from, for all parts or by part, as in sampling.
+
+    Attributes:
+        config: these options, which decide the paths.
     """
 
     def __init__(self, teacher: Denoise, steps: int, sampler: Any, grid: Any, temperature: Any) -> None:
         self.teacher, self.steps, self.grid = teacher, steps, grid
+        self.config = {"steps": steps, "sampler": sampler, "grid": grid, "temperature": temperature}
         self.sampler = deterministic(sampler)
         self.temperature = dict(temperature) if isinstance(temperature, Mapping) else temperature
 

@@ -11,29 +11,12 @@ from torch import Tensor
 
 from .autoencoder import merge
 
-GIVEN, HELD = "given", "held"  # what the network calls them
+GIVEN = "given"  # what the network calls it
 
 
 def given_width(factors: Sequence[int], colours: int) -> int:
     """Numbers of a position in ``given_cells``."""
     return factors[0] * factors[1] * factors[2] * (colours + 1)
-
-
-def held(frames: Tensor, known: Tensor) -> Tensor:
-    """Frames whose unknown pixels hold the same pixel of the nearest time at which it is known (the earlier of two);
-    zero where it never is. Stable Video Diffusion (arXiv:2311.15127) tells every frame its first one likewise.
-
-    Args:
-        frames: (batch, T, H, W, colours).
-        known: (batch, T, H, W), boolean.
-    """
-    count = known.shape[1]
-    now = torch.arange(count, device=known.device).view(1, -1, 1, 1).expand_as(known)
-    before = torch.where(known, now, -count - 1).cummax(1).values
-    after = torch.where(known, now, 3 * count).flip(1).cummin(1).values.flip(1)
-    nearest = torch.where(now - before <= after - now, before, after).clamp(0, count - 1)
-    values = frames.gather(1, nearest.unsqueeze(-1).expand_as(frames))
-    return torch.where(known.any(1, keepdim=True).unsqueeze(-1), values, 0)
 
 
 def given_cells(frames: Tensor, known: Tensor, factors: Sequence[int]) -> Tensor:

@@ -24,8 +24,9 @@ from ..report import Report
 from . import components  # noqa: F401  (registers them)
 from .clip import Clip, signed, unsigned
 from .data import Preparation, open_video
+from .guess import GUESSES
 from .inputs import Given, given, taken
-from .known import GIVEN, HELD, given_cells, given_width, held
+from .known import GIVEN, given_cells, given_width
 from .latents import Item, Latents, scale_warnings, statistics
 from .representation import REPRESENTATIONS, Representation
 from .request import VideoRequest
@@ -33,6 +34,7 @@ from .tasks import checked_shares, random_known
 from .windows import VideoLayout, windows
 
 _AXES = ("time", "height", "width")  # of frames, after the batch
+GUESS = "guess"  # what the network calls it
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,8 @@ class Video(Modality):
         preparation: options of ``Preparation``, what clips go through before training.
         known_rate: the share of training clips of which pixels are known, for all tasks but generating.
         tasks: how often each is drawn for those, by name; others are not. By default ``tasks.SHARES``.
-        hold_known: the network corrects a guess of the clip, which holds what is known of a pixel at the nearest time
-            (``held``: persistence), where some frame is known; it then says x0.
+        guess: where all of some frame is known, the network corrects a guess of the clip, one of ``GUESSES``: "held",
+            what is known of a pixel at the nearest time, or "moved", which moves on as the known frames did. For x0.
         mirror: axes, of "time", "height" and "width", along which training clips are mirrored, each for half of them.
         prediction: what the network says. The noise in ``velocity`` needs a network wider than a token has numbers;
             ``x0`` does not.
@@ -79,7 +81,7 @@ class Video(Modality):
         preparation: Mapping[str, Any] | None = None,
         known_rate: float = 0.5,
         tasks: Mapping[str, float] | None = None,
-        hold_known: bool = False,
+        guess: str | None = None,
         mirror: Sequence[str] = (),
         prediction: str = "velocity",
         judge: Mapping[str, Any] | str | None = None,
@@ -104,9 +106,11 @@ class Video(Modality):
             raise ValueError("mirror needs a representation whose latents are not cached, such as pixels")
         self.known_rate, self.prediction = float(known_rate), prediction
         self.tasks = checked_shares(tasks)
-        if hold_known and prediction != "x0":
-            raise ValueError(f"hold_known needs prediction=x0, not {prediction}")
-        self.hold_known, self.mirror = hold_known, [axis for axis in _AXES if axis in mirror]
+        if guess is not None and guess not in GUESSES:
+            raise ValueError(unknown("guess", guess, GUESSES))
+        if guess and prediction != "x0":
+            raise ValueError(f"guess={guess} needs prediction=x0, not {prediction}")
+        self.guess, self.mirror = guess, [axis for axis in _AXES if axis in mirror]
         self.judge: Any = None if judge is None else find_component(judge)
         if judge_figures:
             self.judge.figures = dict(judge_figures)
@@ -123,7 +127,7 @@ class Video(Modality):
             "preparation": self.options,
             "known_rate": self.known_rate,
             "tasks": self.tasks,
-            "hold_known": self.hold_known,
+            "guess": self.guess,
             "mirror": self.mirror,
             "prediction": self.prediction,
             "judge": None if self.judge is None else self.judge.spec(),
@@ -189,10 +193,10 @@ class Video(Modality):
         ft, fh, fw = self.representation.factors
         known = given_width(self.representation.factors, self.representation.colours)
         shape = {"channels": self.representation.channels, "channels_last": True, "edges": [0, 1, 2]}
-        guess = {HELD: self.representation.channels} if self.hold_known else {}
+        guess = {GUESS: self.representation.channels} if self.guess else {}
         told = {"spacing": [ft / self.fps, fh, fw], "concat": {GIVEN: known, **guess}}
         if guess:
-            told["skip"] = HELD
+            told["skip"] = GUESS
         return {**shape, **told, **self.conditions.network_options()}
 
     def denoiser_options(self) -> dict[str, Any]:
@@ -234,10 +238,10 @@ class Video(Modality):
 
     def _given(self, frames: Tensor, known: Tensor) -> dict[str, Tensor]:
         told = {GIVEN: given_cells(frames, known, self.representation.factors)}
-        if not self.hold_known:
+        if self.guess is None:
             return told
-        known_once = known.any(1).flatten(1).all(1)
-        return {**told, HELD: torch.where(known_once.view(-1, 1, 1, 1, 1), self._coded(held(frames, known)), 0)}
+        some = known.flatten(2).all(2).any(1).view(-1, 1, 1, 1, 1)
+        return {**told, GUESS: torch.where(some, self._coded(GUESSES[self.guess](frames, known)), 0)}
 
     def _spacing(self, fps: Sequence[float]) -> dict[str, Tensor]:
         """How far apart latent frames are, where the rate is not that of the training data."""

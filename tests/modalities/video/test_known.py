@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from noiseloom.modalities.video.autoencoder import split
-from noiseloom.modalities.video.known import given_cells, given_width, held
+from noiseloom.modalities.video.known import given_cells, given_width
 
 
 @pytest.mark.parametrize("factors", [(1, 1, 1), (1, 4, 4), (4, 8, 8), (3, 2, 5)])
@@ -43,10 +43,3 @@ def test_places_in_a_position_are_in_the_order_of_time_height_width_colours() ->
 def test_nothing_known_is_zeros_whatever_the_frames_hold() -> None:
     frames = torch.full((1, 5, 8, 8, 1), torch.nan)
     assert not given_cells(frames, torch.zeros(1, 5, 8, 8, dtype=torch.bool), (4, 8, 8)).any()
-
-
-def test_unknown_pixels_hold_what_is_known_at_the_nearest_time() -> None:
-    frames = torch.arange(1.0, 7).view(1, 6, 1, 1, 1).expand(1, 6, 1, 2, 1)
-    known = torch.zeros(1, 6, 1, 2, dtype=torch.bool)
-    known[0, [1, 4], 0, 0] = True
-    assert held(frames, known)[0, :, 0, :, 0].tolist() == [[2, 0], [2, 0], [2, 0], [5, 0], [5, 0], [5, 0]]
