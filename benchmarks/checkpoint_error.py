@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--checkpoints", nargs="+", default=list(REQUESTS))
     parser.add_argument(
         "--solvers", nargs="+",
-        default=["euler", "heun", "dpmpp_2m", "dpmpp_3m", "dpmpp_2s", "deis", "unipc", "ipndm", "res_2s"],
+        default=["euler", "heun", "dpmpp_2m", "dpmpp_3m", "deis", "unipc", "ipndm", "abm"],
     )  # fmt: skip
     parser.add_argument("--budgets", nargs="+", type=int, default=[5, 8, 10, 15, 20])
     parser.add_argument("--count", type=int, default=8, help="samples")
