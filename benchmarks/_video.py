@@ -1,8 +1,7 @@
-"""What the benchmarks of video share: real clips, predictions of them, tables for people, and figures for programs."""
+"""What the benchmarks of video share: real clips, predictions of them, and their tables."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from _tables import table
 
 from noiseloom.core.pipeline import Pipeline
 from noiseloom.modalities.report import Row, number
@@ -22,20 +22,6 @@ from noiseloom.modalities.video.writing import write_mp4
 
 _GROUP = 25  # inputs of one call: no more than the modality keeps in memory
 METHODS = {"copy_last": "copy last", "linear": "linear", "": "one sample", "mean": "mean of {k}", "best": "best of {k}"}
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A Markdown table; numbers get three significant digits, what is missing a dash."""
-    cells = [[one if isinstance(one, str) else number(one) for one in row] for row in rows]
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *cells]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def write_figures(path: Path | None, figures: Mapping[str, Any]) -> None:
-    """The figures as JSON, where a file is asked for."""
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n")
 
 
 def video_of(pipeline: Pipeline) -> Video:
@@ -137,11 +123,3 @@ def curve_tables(curves: Mapping[str, Mapping[str, Sequence[float]]], names: Map
         head = ["predicted frame", *(str(i + 1) for i in range(len(rows[0]) - 1))]
         parts.append(f"{metric} by frame\n\n{table(head, rows)}")
     return "\n\n".join(parts)
-
-
-def plain_rows(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
-    """Rows of a report for JSON, by name."""
-    return {
-        row.name: {"value": row.value, "real": row.real, "error": row.error, "n": row.n, "protocol": row.protocol}
-        for row in rows
-    }

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _video import table, write_figures
+from _tables import table, write_figures
 
 import noiseloom
 from noiseloom.core.pipeline import Pipeline

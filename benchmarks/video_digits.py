@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _video import plain_rows, real_clips, table, video_of, write_figures
+from _tables import plain_rows, table, write_figures
+from _video import real_clips, video_of
 
 import noiseloom
 from noiseloom.core.pipeline import Pipeline

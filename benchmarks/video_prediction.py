@@ -23,19 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _video import (
-    METHODS,
-    by_frame,
-    curve_tables,
-    method_sets,
-    method_table,
-    plain_rows,
-    predicted,
-    real_clips,
-    table,
-    video_of,
-    write_figures,
-)
+from _tables import plain_rows, table, write_figures
+from _video import METHODS, by_frame, curve_tables, method_sets, method_table, predicted, real_clips, video_of
 
 import noiseloom
 from noiseloom.core.pipeline import Pipeline

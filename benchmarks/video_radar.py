@@ -21,18 +21,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _video import (
-    METHODS,
-    by_frame,
-    curve_tables,
-    method_sets,
-    method_table,
-    plain_rows,
-    predicted,
-    real_clips,
-    video_of,
-    write_figures,
-)
+from _tables import plain_rows, write_figures
+from _video import METHODS, by_frame, curve_tables, method_sets, method_table, predicted, real_clips, video_of
 
 import noiseloom
 from noiseloom.modalities.video.clip import Clip, signed, unsigned

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from _video import table, write_figures
+from _tables import table, write_figures
 from torch import Tensor
 
 from noiseloom.modalities.video.autoencoder import VideoAutoencoder

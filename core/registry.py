@@ -32,12 +32,12 @@ def named_options(kind: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
     """For a function whose optional keywords come from a configuration: one that it has not is refused by name."""
 
     def decorate(function: Callable[..., T]) -> Callable[..., T]:
-        kinds = inspect.signature(function).parameters.values()
-        choices = [one.name for one in kinds if one.kind is one.KEYWORD_ONLY and one.default is not one.empty]
+        known = inspect.signature(function).parameters
+        choices = [one.name for one in known.values() if one.kind is one.KEYWORD_ONLY and one.default is not one.empty]
 
         @wraps(function)
         def checked(*arguments: Any, **options: Any) -> T:
-            if wrong := [name for name in options if name not in inspect.signature(function).parameters]:
+            if wrong := [name for name in options if name not in known]:
                 raise ValueError(unknown(kind, wrong[0], choices))
             return function(*arguments, **options)
 

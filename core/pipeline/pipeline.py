@@ -334,12 +334,9 @@ class Pipeline:
                 raise ValueError(f"noiseloom.load finds checkpoints by name, such as {name!r}")
             self._others[name] = self.open(name)
         other = self._others[name]
-        for key in ("modality", "schedule"):
-            mine, theirs = (pipeline.config[key] for pipeline in (self, other))
-            if key == "modality":
-                mine, theirs = mine["name"], theirs["name"]
-            if mine != theirs:
-                raise ValueError(f"{name} cannot guide this checkpoint: its {key} is {theirs}, not {mine}")
+        mine, theirs = ((one.config["modality"]["name"], one.config["schedule"]) for one in (self, other))
+        if mine != theirs:
+            raise ValueError(f"{name} cannot guide this checkpoint: it is of {theirs}, not {mine} (modality, schedule)")
         return _InPrecision(other.denoiser.to(self.device).eval(), precision)
 
     def _windows(

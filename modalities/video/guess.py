@@ -73,9 +73,8 @@ def moved(frames: Tensor, known: Tensor) -> Tensor:
     where = torch.cat((turn, step.flip(-1).unsqueeze(-1)), -1).flatten(0, 1)
     images = still.flatten(0, 1).movedim(-1, 1)
     grid = F.affine_grid(where.to(images), list(images.shape), align_corners=False)
-    there = (
-        F.grid_sample(images, grid, padding_mode="border", align_corners=False).movedim(1, -1).unflatten(0, ahead.shape)
-    )
+    there = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    there = there.movedim(1, -1).unflatten(0, ahead.shape)
     stays = (step == 0).all(-1)[..., None, None, None] | known.unsqueeze(-1)
     return torch.where(stays, still, there)
 

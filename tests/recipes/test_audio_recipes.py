@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("torchaudio")
-pytest.importorskip("soundfile")
+pytest.importorskip("torchaudio", reason="needs the extra 'audio'")
+pytest.importorskip("soundfile", reason="needs the extra 'audio'")
 import soundfile
 import torch
 from omegaconf import OmegaConf

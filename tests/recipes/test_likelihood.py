@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-pytest.importorskip("torchaudio")
-pytest.importorskip("soundfile")
+pytest.importorskip("torchaudio", reason="needs the extra 'audio'")
+pytest.importorskip("soundfile", reason="needs the extra 'audio'")
 import torch
 
 from noiseloom.core.training import reconstruct
@@ -78,8 +78,8 @@ def test_likelihood(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_molecules_have_no_density(capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("rdkit")
-    pytest.importorskip("e3nn")
+    pytest.importorskip("rdkit", reason="needs the extra 'molecules'")
+    pytest.importorskip("e3nn", reason="needs the extra 'molecules'")
     with pytest.raises(SystemExit):
         main(["likelihood", "checkpoint=molecules-qm9", "data.source=qm9"])
     error = capsys.readouterr().err

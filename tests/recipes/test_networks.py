@@ -31,8 +31,9 @@ def test_every_recipe_of_a_dit_may_be_one_of_a_unet(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["audio/tiny", "video/tiny"])
 def test_a_unet_is_trained_and_sampled(name: str, tmp_path: Path) -> None:
-    for needed in {"audio": ("torchaudio", "soundfile"), "video": ("av",)}[name.partition("/")[0]]:
-        pytest.importorskip(needed)
+    extra = name.partition("/")[0]
+    for needed in {"audio": ("torchaudio", "soundfile"), "video": ("av",)}[extra]:
+        pytest.importorskip(needed, reason=f"needs the extra {extra!r}")
     small = ["network.width=16", "network.heads=2", "network.depth=2", "network.multipliers=[1,2]"]
     main(["train", f"recipe={name}", "network=unet", *small, *ONLY, f"out={tmp_path}"])
     pipe = noiseloom.load(tmp_path / "checkpoint")

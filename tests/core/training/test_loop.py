@@ -359,7 +359,7 @@ def test_a_failure_in_the_data_reaches_the_caller(tmp_path: Path) -> None:
 def test_trackers_are_logged_to_or_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"tracker 'nowhere' is not installed. Installed: "):
         train(denoiser(), Denoising(), Gaussian(), config(trackers=["nowhere"]), tmp_path)
-    pytest.importorskip("tensorboard")
+    pytest.importorskip("tensorboard", reason="needs the extra 'trackers'")
     train(denoiser(), Denoising(), Gaussian(), config(trackers=["tensorboard"]), tmp_path, valid=Gaussian(16))
     (events,) = (tmp_path / "noiseloom").glob("events.out.*")
     assert b"valid/loss" in events.read_bytes()

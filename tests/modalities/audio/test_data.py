@@ -13,7 +13,7 @@ from noiseloom.modalities.audio.data import AudioSet, Preparation, open_audio
 from noiseloom.modalities.audio.levels import rms
 from noiseloom.modalities.extras import data_folder
 
-soundfile = pytest.importorskip("soundfile")
+soundfile = pytest.importorskip("soundfile", reason="needs the extra 'audio'")
 RATE = 8000
 PLAIN = Preparation(RATE)
 

@@ -17,7 +17,7 @@ from noiseloom.modalities.audio.sources import NAMED, find_clips
 from noiseloom.modalities.extras import data_folder
 from noiseloom.modalities.listing import Found, Listing
 
-soundfile = pytest.importorskip("soundfile")
+soundfile = pytest.importorskip("soundfile", reason="needs the extra 'audio'")
 
 
 def sound(path: Path, hz: float = 300, seconds: float = 0.2, rate: int = 8000) -> Path:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from noiseloom.modalities.audio.levels import decibels, k_weighting, loudness, peak, rms
 from noiseloom.modalities.audio.prepare import Preparation, trimmed
 from noiseloom.modalities.audio.waveform import AudioError, Waveform, read, resample, with_channels, write
 
-soundfile = pytest.importorskip("soundfile")
+soundfile = pytest.importorskip("soundfile", reason="needs the extra 'audio'")
 RATE = 8000
 
 
@@ -134,7 +135,7 @@ def test_the_length_after_resampling_is_exact(n: int) -> None:
 
 
 def test_resampling_agrees_with_torchaudio() -> None:
-    functional, torch = pytest.importorskip("torchaudio.functional"), pytest.importorskip("torch")
+    functional = pytest.importorskip("torchaudio.functional", reason="needs the extra 'audio'")
     noise = np.random.default_rng(0).standard_normal((1, 4000)).astype(np.float32)
     smooth = resample(resample(noise, 16000, 4000), 4000, 16000)  # only what both filters leave alone
     other = functional.resample(torch.tensor(smooth), 16000, 8000, lowpass_filter_width=64).numpy()

@@ -11,8 +11,8 @@ import torch
 from noiseloom.core.randomness import sample_generators
 from noiseloom.core.samples import align_left, map_parts
 
-pytest.importorskip("rdkit")
-pytest.importorskip("e3nn")
+pytest.importorskip("rdkit", reason="needs the extra 'molecules'")
+pytest.importorskip("e3nn", reason="needs the extra 'molecules'")
 from noiseloom.modalities.contract_tests import *  # noqa: F403
 from noiseloom.modalities.contract_tests import Case
 from noiseloom.modalities.molecules.alignment import assign, random_rotations, rotation_onto

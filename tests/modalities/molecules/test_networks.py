@@ -9,8 +9,8 @@ from torch import Tensor
 from noiseloom.core.backbones import NETWORKS
 from noiseloom.core.samples import Sample, product
 
-pytest.importorskip("rdkit")
-pytest.importorskip("e3nn")
+pytest.importorskip("rdkit", reason="needs the extra 'molecules'")
+pytest.importorskip("e3nn", reason="needs the extra 'molecules'")
 import noiseloom.modalities.molecules.networks  # noqa: F401
 
 SIZES = {"atom_types": 5, "charge_types": 3, "bond_types": 4, "conditions": {"properties": 2}}
