@@ -17,7 +17,7 @@ from tests.oracles import Gaussian, exact_denoiser
 
 
 def diffusers() -> Any:
-    return pytest.importorskip("diffusers", reason="compares with diffusers' DiT")
+    return pytest.importorskip("diffusers", reason="needs diffusers, of the extra 'benchmarks'")
 
 
 def test_a_network_of_sigma_is_a_denoiser_in_one_line() -> None:

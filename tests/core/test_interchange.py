@@ -20,7 +20,7 @@ from noiseloom.core.schedules import SCHEDULES, Table
 from noiseloom.core.spaces import Euclidean
 from tests.core.their_schedulers import scheduler_of
 
-diffusers = pytest.importorskip("diffusers", reason="compares with diffusers' schedulers")
+diffusers = pytest.importorskip("diffusers", reason="needs diffusers, of the extra 'benchmarks'")
 warnings.filterwarnings("ignore", module="diffusers")
 
 SHAPE = (2, 3, 4)

@@ -81,7 +81,7 @@ def test_torchaudio_agrees(preset):
 
 @presets
 def test_librosa_agrees(preset):
-    librosa = pytest.importorskip("librosa", reason="librosa is not installed")
+    librosa = pytest.importorskip("librosa", reason="needs librosa, which no extra installs")
     bank = librosa.filters.mel(
         sr=preset.rate, n_fft=preset.n_fft, n_mels=preset.bands, fmin=preset.fmin, fmax=preset.fmax,
         htk=preset.scale == "htk", norm=preset.norm,
